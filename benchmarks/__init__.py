@@ -1,0 +1,1 @@
+"""Measurements of speed and quality; each writes a table and benchmarks/results/NAME.json."""

@@ -1,0 +1,1 @@
+"""The run: from a configuration and a folder of images to a committed store."""

@@ -1,0 +1,1 @@
+"""The method (channel directions, words, groups, explanations, audit) and the questions asked of a store."""
