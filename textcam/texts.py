@@ -27,8 +27,8 @@ from store.schema import KINDS, stable_id
 BUILTIN = Path(__file__).parent / "banks" / "builtin.csv"
 
 # "a(n)" becomes "a" or "an" as the text demands; everything else stands as written.
-# The prompts are short, and the first is little more than the text: words that a kind's prompts share pull all
-# its texts together, and then the choice between kinds would hang on the prompts.
+# The prompts are short, and the first is little more than the text: words that a kind's prompts share pull
+# all its texts together, and then the choice between kinds would hang on the prompts.
 DEFAULT_TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "object": ("a(n) {}", "a photo of a(n) {}.", "a picture of a(n) {}"),
     "part": ("a(n) {}", "a photo of a(n) {}.", "something with a(n) {}"),
