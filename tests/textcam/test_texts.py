@@ -82,8 +82,8 @@ def test_csv_bank_takes_columns_by_name_not_by_place(tmp_path):
     assert bank.kinds == ("colour", "other", "part")
 
 
-def test_csv_without_kind_column(tmp_path):
-    bank = load_bank(write(tmp_path / "mine.csv", "text\nwater\n\nbeak\n"))
+def test_csv_without_kind_column_and_with_a_byte_order_mark(tmp_path):
+    bank = load_bank(write(tmp_path / "mine.csv", b"\xef\xbb\xbftext\nwater\n\nbeak\n"))
     assert (bank.texts, bank.kinds) == (("water", "beak"), ("other", "other"))
 
 
