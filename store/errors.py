@@ -1,9 +1,11 @@
 """Every error that this project raises on purpose: one root and a closed list of named cases.
 
 Each error says *what* went wrong, *where*, and *how to fix it*. The command line prints the three and leaves
-with ``exit_code``: 1 when a run or a check failed, 2 when the request itself was wrong, 3 when the disk is full.
+with ``exit_code``: 1 when a run or a check failed, 2 when the request was wrong, 3 when the disk is full.
 Anything else that escapes is a bug and shows its traceback.
 """
+
+# ruff: noqa: N818 (the names say what happened; "Error" would add nothing)
 
 
 class TextcamError(Exception):
@@ -35,7 +37,7 @@ def _rebuild(kind: type[TextcamError], what: str, where: str, fix: str) -> Textc
     return kind(what, where=where, fix=fix)
 
 
-# --- the request was wrong (exit code 2) ----------------------------------------------------------------------
+# --- the request was wrong (exit code 2) --------------------------------------------------------------------
 
 
 class ConfigError(TextcamError):
@@ -68,7 +70,7 @@ class QueryError(TextcamError):
     exit_code = 2
 
 
-# --- the work failed (exit code 1) ----------------------------------------------------------------------------
+# --- the work failed (exit code 1) --------------------------------------------------------------------------
 
 
 class ImageError(TextcamError):

@@ -53,7 +53,7 @@ def _list(value_type: pa.DataType) -> pa.DataType:
 
 def tables(dims: Dims) -> dict[str, Table]:
     """All tables of a store with these sizes, by name, in the order in which a run writes them."""
-    i64, i32, i8, f32, f64 = pa.int64(), pa.int32(), pa.int8(), pa.float32(), pa.float64()
+    i64, i32, f32, f64 = pa.int64(), pa.int32(), pa.float32(), pa.float64()
     text = pa.string()
     channels, embedding = dims.channels, dims.embedding
 
@@ -145,8 +145,10 @@ def tables(dims: Dims) -> dict[str, Table]:
         table(
             "findings",
             ("finding_id",),
-            ("accuracy_with", "accuracy_without", "effect", "effect_low", "effect_high", "q_value")
-            + ("flip_rate", "proof_drop", "proof_control"),
+            (
+                *("accuracy_with", "accuracy_without", "effect", "effect_low", "effect_high", "q_value"),
+                *("flip_rate", "proof_drop", "proof_control"),
+            ),
             finding_id=i64,
             class_id=i32,
             text_id=i64,

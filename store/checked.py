@@ -1,0 +1,116 @@
+"""Reading that proves what it reads: a block's SHA-256 is checked before a byte of it is handed on.
+
+So a small question fetches and checks little, locally and from a bucket, and nothing that was flipped, cut
+short or lost ever reaches a parser or a result.
+"""
+
+from itertools import accumulate, pairwise
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from store.errors import Damaged
+from store.manifest import Block, PartRecord, sha256
+from store.storage import RangeFile, Storage
+
+SMALL, LARGE = 64 << 10, 1 << 20  # bytes: column chunks under SMALL share a block; no block is over LARGE
+
+
+def cut_blocks(data: bytes) -> tuple[Block, ...]:
+    """Cut a Parquet file where its readers cut it: at column chunks and at the footer.
+
+    Neighbouring chunks share a block of up to ``SMALL`` bytes; larger ones are cut into pieces of ``LARGE``.
+    """
+    if len(data) <= SMALL:
+        return ()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    cuts = [0]
+    for start, end in pairwise([*_chunk_starts(data), footer, len(data)]):
+        if end - cuts[-1] > SMALL and start > cuts[-1]:
+            cuts.append(start)
+        while end - cuts[-1] > LARGE:
+            cuts.append(cuts[-1] + LARGE)
+    view = memoryview(data)
+    return tuple(Block(b - a, sha256(view[a:b])) for a, b in pairwise([*cuts, len(data)]))
+
+
+def _chunk_starts(data: bytes) -> list[int]:
+    metadata = pq.read_metadata(pa.BufferReader(data))
+    starts = []
+    for group in range(metadata.num_row_groups):
+        for column in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(column)
+            has_dictionary = chunk.dictionary_page_offset is not None
+            starts.append(chunk.dictionary_page_offset if has_dictionary else chunk.data_page_offset)
+    return [0, *sorted(starts)[1:]]  # the first chunk shares its block with the magic bytes before it
+
+
+class CheckedFile(RangeFile):
+    """A part, read by ranges; every block touched is checked. Raises ``Damaged`` naming the file."""
+
+    def __init__(self, storage: Storage, record: PartRecord) -> None:
+        super().__init__(storage, record.path, record.bytes)
+        self._blocks = record.blocks or (Block(record.bytes, record.sha256),)
+        self._starts = list(accumulate((block.bytes for block in self._blocks), initial=0))
+        self.damage: Damaged | None = None  # what was found, for callers whose own errors keep only its words
+        self._held: tuple[int, bytes] = (0, b"")  # the last run of checked blocks, if small
+
+    def _fetch(self, start: int, length: int) -> bytes:
+        first, data = self._held
+        if not (first <= start and start + length <= first + len(data)):
+            try:
+                first, data = self._checked_run(start, start + length)
+            except Damaged as error:
+                self.damage = error
+                raise
+            self._held = (first, data) if len(data) <= SMALL else (0, b"")
+        return data[start - first : start - first + length]
+
+    def _checked_run(self, start: int, end: int) -> tuple[int, bytes]:
+        """All blocks that overlap [start, end): where they begin and their bytes."""
+        touched = [i for i, block in enumerate(self._blocks) if self._overlaps(i, block, start, end)]
+        first = self._starts[touched[0]]
+        data = read_range(self._storage, self._path, first, self._starts[touched[-1] + 1] - first)
+        view = memoryview(data)
+        for i in touched:
+            block = self._blocks[i]
+            offset = self._starts[i] - first
+            if sha256(view[offset : offset + block.bytes]) != block.sha256:
+                raise damaged(
+                    self._storage, self._path, f"bytes from {self._starts[i]} do not have their hash"
+                )
+        return first, data
+
+    def _overlaps(self, i: int, block: Block, start: int, end: int) -> bool:
+        return self._starts[i] < end and start < self._starts[i] + block.bytes
+
+
+def read_checked(storage: Storage, path: str, digest: str) -> bytes:
+    """A whole file that must have this hash. Raises ``Damaged`` naming the file."""
+    try:
+        data = storage.read(path)
+    except FileNotFoundError:
+        raise damaged(storage, path, "it is missing") from None
+    if sha256(data) != digest:
+        raise damaged(storage, path, "its content does not have its hash")
+    return data
+
+
+def read_range(storage: Storage, path: str, start: int, length: int) -> bytes:
+    """Exactly these bytes. Raises ``Damaged`` naming the file where they are missing."""
+    try:
+        data = storage.read_range(path, start, length)
+    except FileNotFoundError:
+        raise damaged(storage, path, "it is missing") from None
+    if len(data) != length:
+        raise damaged(storage, path, f"it is cut short: {start + len(data)} bytes")
+    return data
+
+
+def damaged(storage: Storage, path: str, why: str) -> Damaged:
+    """The error for a committed file that is not what was committed."""
+    return Damaged(
+        f"A file of the store is damaged: {why}.",
+        where=f"{storage.uri}/{path}",
+        fix="Restore it from a copy or run the precompute again; `textcam verify` lists all damage.",
+    )

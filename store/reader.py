@@ -1,0 +1,232 @@
+"""Open a committed snapshot and read it: tables, batches, a few rows, matrices, the index, SQL.
+
+Needs neither torch nor ray. Every byte is checked against the manifest before it is used (see ``checked``),
+and a snapshot stays readable and the same while later ones are committed.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from store.checked import CheckedFile
+from store.errors import QueryError, SchemaMismatch
+from store.manifest import Manifest, PartRecord, read_manifest
+from store.schema import Dims, Table, tables
+from store.storage import Storage, open_storage
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from store.index import VectorIndex
+
+
+class Snapshot:
+    """One snapshot of a store. ``Snapshot(storage, manifest)`` also reads one that is not committed yet."""
+
+    def __init__(self, storage: Storage, manifest: Manifest) -> None:
+        self.storage, self.manifest = storage, manifest
+        self._tables = tables(manifest.dims)
+
+    @classmethod
+    def open(cls, uri: str | Path, snapshot: int | None = None) -> "Snapshot":
+        """The latest snapshot, or the one with this number.
+
+        Raises ``StoreNotFound``, ``FormatTooNew`` or, for a manifest that was altered, ``Damaged``.
+        """
+        storage = open_storage(uri)
+        return cls(storage, read_manifest(storage, snapshot))
+
+    @property
+    def dims(self) -> Dims:
+        """Sizes that the models fix."""
+        return self.manifest.dims
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of the tables that this snapshot has."""
+        return [name for name in self._tables if self.has(name)]
+
+    def has(self, table: str) -> bool:
+        """Whether the snapshot has this table; a table without rows counts as one."""
+        return bool(self.parts(table))
+
+    def parts(self, table: str) -> list[PartRecord]:
+        """The files of a table, by path; none where the snapshot does not have it."""
+        self._table(table)
+        return self.manifest.of(table)
+
+    def count(self, table: str) -> int:
+        """Rows of a table, from the manifest."""
+        return sum(part.rows for part in self.parts(table))
+
+    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows, sorted by key across parts. An empty table where the snapshot does not have it."""
+        schema = self._schema(name, columns)
+        key = self._table(name).key
+        wanted = list(dict.fromkeys([*schema.names, *key])) if len(self.parts(name)) > 1 else schema.names
+        read = [self.open_part(part).read(columns=wanted) for part in self.parts(name)]
+        if not read:
+            return schema.empty_table()
+        whole = read[0] if len(read) == 1 else pa.concat_tables(read)
+        if len(read) > 1:
+            whole = _take(
+                whole, pc.sort_indices(whole.select(key), [(column, "ascending") for column in key])
+            )
+        return whole.select(schema.names).cast(schema)
+
+    def batches(
+        self, name: str, columns: Sequence[str] | None = None, batch_rows: int = 8192
+    ) -> Iterator[pa.RecordBatch]:
+        """All rows, streamed: part by part, each part by key. Memory does not grow with the table."""
+        schema = self._schema(name, columns)
+        for part in self.parts(name):
+            for batch in self.open_part(part).iter_batches(batch_rows, columns=schema.names):
+                yield batch.select(schema.names).cast(schema)
+
+    def rows(
+        self, name: str, column: str, values: Iterable[Any], columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """Rows whose ``column`` is among ``values``, by key. Reads only row groups that may hold one."""
+        schema = self._schema(name, columns)
+        key = self._table(name).key
+        sought = pa.array(sorted(set(values)), type=self._schema(name, [column]).field(0).type)
+        wanted = list(dict.fromkeys([*schema.names, *key]))
+        found = [self._schema(name, wanted).empty_table()]
+        for part in self.parts(name):
+            file = self.open_part(part)
+            for group in _candidate_groups(file, column, sought):
+                hits = _where(pc.is_in(file.read_row_group(group, columns=[column]).column(0), sought))
+                if len(hits):
+                    found.append(_take(file.read_row_group(group, columns=wanted).select(wanted), hits))
+        whole = pa.concat_tables(found)
+        order = pc.sort_indices(whole.select(key), [(one, "ascending") for one in key])
+        return _take(whole, order).select(schema.names).cast(schema)
+
+    def matrix(self, name: str, column: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """A vector column as (ids (n,), vectors (n, d)) by ascending id (first key column).
+
+        All of it in memory: for the bulk tables prefer ``batches``.
+        """
+        id_column = self._table(name).key[0]
+        kind = self._schema(name, [column]).field(0).type
+        if not pa.types.is_fixed_size_list(kind):
+            raise QueryError(f"Column {column} of {name} does not hold vectors.", where=self.storage.uri)
+        ids = np.empty(self.count(name), np.int64)
+        vectors = np.empty((len(ids), kind.list_size), np.float32)
+        at = 0
+        for batch in self.batches(name, [id_column, column]):
+            ids[at : at + len(batch)] = batch.column(0).to_numpy()
+            vectors[at : at + len(batch)] = as_matrix(batch.column(1))
+            at += len(batch)
+        if np.all(ids[:-1] <= ids[1:]):
+            return ids, vectors
+        order = np.argsort(ids, kind="stable")
+        return ids[order], vectors[order]
+
+    def index(self, table: str) -> "VectorIndex":
+        """The table's vector index, after a check that it was built from exactly this table."""
+        from store.index import load_index
+
+        return load_index(self, table)
+
+    def connect(self) -> "duckdb.DuckDBPyConnection":
+        """A DuckDB session over all tables, which can neither write, read other files nor change its settings."""
+        from store.sql import connect
+
+        return connect(self)
+
+    def sql(self, query: str) -> pa.Table:
+        """One SELECT over the tables. ``QueryError`` for anything else, ``Damaged`` where it meets damage."""
+        from store.sql import select
+
+        return select(self, query)
+
+    def open_part(self, part: PartRecord) -> pq.ParquetFile:
+        """One checked file. ``SchemaMismatch`` where its columns are not the table's."""
+        file = pq.ParquetFile(pa.PythonFile(CheckedFile(self.storage, part), mode="r"), pre_buffer=True)
+        if not file.schema_arrow.equals(self._table(part.table).schema):
+            raise SchemaMismatch(f"Its columns are not those of {part.table}.", where=part.path)
+        return file
+
+    def check_keys(self) -> None:
+        """Raise ``SchemaMismatch`` where a key of a table is in two parts. Reads only key columns."""
+        for name, parts in ((name, self.parts(name)) for name in self.tables):
+            if len(parts) > 1:
+                keys = self.table(name, self._table(name).key)
+                if twice := repeated_keys(keys):
+                    raise SchemaMismatch(f"{twice} keys of {name} are in more than one part.", where=name)
+
+    def _table(self, name: str) -> Table:
+        if name not in self._tables:
+            raise QueryError(f"No table {name!r}.", fix=f"Tables: {', '.join(self._tables)}")
+        return self._tables[name]
+
+    def _schema(self, name: str, columns: Sequence[str] | None) -> pa.Schema:
+        schema = self._table(name).schema
+        unknown = [column for column in columns or () if column not in schema.names]
+        if unknown:
+            raise QueryError(
+                f"No column {unknown[0]!r} in {name}.", fix=f"Columns: {', '.join(schema.names)}"
+            )
+        return schema if columns is None else pa.schema([schema.field(column) for column in columns])
+
+
+def read_part(storage: Storage, part: PartRecord, columns: Sequence[str] | None = None) -> pa.Table:
+    """One part, checked, whether or not a snapshot names it yet (a run reads its own parts before the commit)."""
+    file = pq.ParquetFile(pa.PythonFile(CheckedFile(storage, part), mode="r"), pre_buffer=True)
+    return file.read(columns=None if columns is None else list(columns))
+
+
+def as_matrix(vectors: pa.Array) -> NDArray[np.float32]:
+    """A FixedSizeList array of n vectors as (n, d) float32."""
+    values = vectors.flatten().to_numpy(zero_copy_only=False)
+    rows: NDArray[np.float32] = np.asarray(values, np.float32).reshape(len(vectors), vectors.type.list_size)
+    return rows
+
+
+def repeated_keys(keys: pa.Table) -> int:
+    """How many rows of a sorted table of keys equal the row before them."""
+    if keys.num_rows < 2:
+        return 0
+    same = pa.array([True] * (keys.num_rows - 1))
+    for column in (column.combine_chunks() for column in keys.columns):
+        same = pc.and_(same, pc.equal(column.slice(0, len(column) - 1), column.slice(1)))
+    return int(pc.sum(same).as_py() or 0)
+
+
+def _take(rows: pa.Table, indices: pa.Array) -> pa.Table:
+    return rows.combine_chunks().take(indices)
+
+
+def _where(mask: pa.ChunkedArray) -> pa.Array:
+    return pa.array(np.flatnonzero(mask.to_numpy()))
+
+
+def _candidate_groups(file: pq.ParquetFile, column: str, sought: pa.Array) -> list[int]:
+    """Row groups whose minimum and maximum leave room for one of the sorted, sought values."""
+    if not len(sought):
+        return []
+    place = file.schema_arrow.names.index(column)
+    metadata = file.metadata
+    values = sought.to_pylist()
+    groups = []
+    for group in range(metadata.num_row_groups):
+        statistics = _statistics(metadata.row_group(group), file.schema_arrow.names[place])
+        if statistics is None or any(statistics.min <= value <= statistics.max for value in values):
+            groups.append(group)
+    return groups
+
+
+def _statistics(group: Any, column: str) -> Any:
+    """A column's minimum and maximum in a row group, or None. By name: nested columns shift places."""
+    for i in range(group.num_columns):
+        chunk = group.column(i)
+        if chunk.path_in_schema == column:
+            return chunk.statistics if chunk.is_stats_set and chunk.statistics.has_min_max else None
+    return None

@@ -1,0 +1,308 @@
+"""Proof of a whole snapshot: hashes, rows, keys, values, references between tables, indexes, fingerprints.
+
+Reads every byte once for its hash and streams every table once for its values; memory holds ids, never
+vectors.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from store.checked import LARGE, damaged, read_range
+from store.errors import Damaged, TextcamError
+from store.index import INDEXED, VectorIndex, load_index
+from store.manifest import FINGERPRINTS, PartRecord, read_manifest
+from store.reader import Snapshot, as_matrix, repeated_keys
+from store.schema import tables
+from store.storage import Storage, open_storage
+from store.writer import NO_ID, check_values, strictly_ascending
+
+OPTIONAL = ("errors", "findings", "maps")
+UNIT = {
+    "embeddings": ("embedding",),
+    "texts": ("embedding",),
+    "channels": ("direction", "region_direction"),
+    "groups": ("direction",),
+}
+MAY_BE_ZERO = ("channels", "groups")  # a channel that never fires has no direction
+TOLERANCE = {
+    pa.float16(): 2e-3,
+    pa.float32(): 1e-4,
+}  # of a norm; half floats round each number by up to 2^-11
+# column -> table whose first key column must hold each of its values
+REFERENCES: dict[str, dict[str, str]] = {
+    "images": {"label": "classes", "prediction": "classes"},
+    "embeddings": {"image_id": "images"},
+    "activations": {"image_id": "images"},
+    "examples": {"channel": "channels", "image_id": "images"},
+    "channels": {"group_id": "groups", "text_ids": "texts"},
+    "groups": {"channels": "channels", "text_ids": "texts"},
+    "class_texts": {"class_id": "classes", "text_id": "texts"},
+    "explanations": {"image_id": "images", "class_id": "classes", "text_ids": "texts", "group_ids": "groups"},
+    "findings": {"class_id": "classes", "text_id": "texts", "group_id": "groups"},
+    "maps": {"image_id": "images", "class_id": "classes", "group_id": "groups"},
+}
+# lists of a row that belong together
+SAME_LENGTH = {
+    "channels": ("text_ids", "similarities"),
+    "groups": ("text_ids", "similarities"),
+    "explanations": ("text_ids", "coefficients"),
+}
+MAY_BE_NONE = {("findings", "text_id"), ("findings", "group_id"), ("maps", "group_id")}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: its ``kind`` (damaged, table, rows, key, value, reference, norm, index,
+    fingerprint),
+    the file or table ``where`` it is, and ``what`` it is in a sentence."""
+
+    kind: str
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.where}: {self.what}"
+
+
+def verify(uri: str | Path, snapshot: int | None = None) -> list[Problem]:
+    """Everything that is wrong with a snapshot (the latest by default); an empty list is the proof.
+
+    Raises ``StoreNotFound`` and ``FormatTooNew``; all damage is in the list.
+    """
+    storage = open_storage(uri)
+    try:
+        manifest = read_manifest(storage, snapshot)
+    except Damaged as error:
+        return [Problem("damaged", error.where, error.what)]
+    return problems(Snapshot(storage, manifest))
+
+
+def problems(snapshot: Snapshot) -> list[Problem]:
+    """As ``verify``, for a snapshot in hand, committed or not."""
+    found = [*_fingerprints(snapshot), *_missing_tables(snapshot)]
+    sound = set()
+    for name in snapshot.tables:
+        of_table = list(_table_problems(snapshot, name))
+        found += of_table
+        if not any(one.kind in ("damaged", "rows") for one in of_table):
+            sound.add(name)
+    found += _guarded("reference", "tables", partial(_references, snapshot, sound))
+    for record in snapshot.manifest.indexes:
+        if record.table in sound:
+            found += _guarded("index", record.path, partial(_index, snapshot, record.table))
+    return list(dict.fromkeys(found))
+
+
+def _guarded(kind: str, where: str, check: Callable[[], Iterable[Problem]]) -> list[Problem]:
+    """The check's problems; an error that ends it is one more."""
+    found: list[Problem] = []
+    try:
+        found.extend(check())
+    except TextcamError as error:
+        kind = "damaged" if isinstance(error, Damaged) else kind
+        found.append(Problem(kind, error.where or where, error.what))
+    except (pa.ArrowException, OSError, ValueError, RuntimeError) as error:
+        found.append(Problem("damaged", where, f"cannot be read: {str(error).splitlines()[0]}"))
+    return found
+
+
+def _fingerprints(snapshot: Snapshot) -> Iterator[Problem]:
+    for name in FINGERPRINTS:
+        if not snapshot.manifest.fingerprints.get(name):
+            yield Problem("fingerprint", "manifest", f"no fingerprint of the {name}")
+
+
+def _missing_tables(snapshot: Snapshot) -> Iterator[Problem]:
+    for name in tables(snapshot.dims):
+        if name not in OPTIONAL and not snapshot.has(name):
+            yield Problem("table", name, "the snapshot does not have this table")
+
+
+def _table_problems(snapshot: Snapshot, name: str) -> Iterator[Problem]:
+    whole = True
+    for part in snapshot.parts(name):
+        found = _guarded("damaged", part.path, partial(_bytes, snapshot.storage, part))
+        found = found or _guarded("value", part.path, partial(_part, snapshot, part))
+        whole = whole and not any(one.kind == "damaged" for one in found)
+        yield from found
+    if whole and len(snapshot.parts(name)) > 1:
+        yield from _guarded("key", name, partial(_keys_across, snapshot, name))
+
+
+def _bytes(storage: Storage, part: PartRecord) -> Iterator[Problem]:
+    """Size, hash of the whole file, and hash of each block."""
+    size = storage.size(part.path) if storage.exists(part.path) else None
+    if size != part.bytes:
+        why = "it is missing" if size is None else f"it has {size} bytes and not {part.bytes}"
+        raise damaged(storage, part.path, why)
+    whole, at = hashlib.sha256(), 0
+    for length, digest in part.blocks or ((part.bytes, part.sha256),):
+        block_hash = hashlib.sha256()
+        for start in range(at, at + length, LARGE):
+            piece = read_range(storage, part.path, start, min(LARGE, at + length - start))
+            whole.update(piece)
+            block_hash.update(piece)
+        if block_hash.hexdigest() != digest:
+            raise damaged(storage, part.path, f"bytes {at} to {at + length} do not have their hash")
+        at += length
+    if whole.hexdigest() != part.sha256:
+        raise damaged(storage, part.path, "its content does not have its hash")
+    yield from ()
+
+
+def _part(snapshot: Snapshot, part: PartRecord) -> Iterator[Problem]:
+    """Rows, key order, values and norms of one file whose hash holds."""
+    table = tables(snapshot.dims)[part.table]
+    file = snapshot.open_part(part)
+    if file.metadata.num_rows != part.rows:
+        yield Problem("rows", part.path, f"{file.metadata.num_rows} rows; the manifest says {part.rows}")
+    if not strictly_ascending(file.read(columns=list(table.key))):
+        yield Problem(
+            "key", part.path, f"rows are not sorted by {', '.join(table.key)}, or a key comes twice"
+        )
+    for batch in file.iter_batches(8192):
+        rows = pa.Table.from_batches([batch])
+        for column in table.schema:
+            check_values(table, column, rows.column(column.name), part.path)
+        yield from _norms(batch, part)
+        yield from _lengths(batch, part)
+
+
+def _norms(batch: pa.RecordBatch, part: PartRecord) -> Iterator[Problem]:
+    for column in UNIT.get(part.table, ()):
+        vectors = batch.column(column)
+        norms = np.linalg.norm(as_matrix(vectors), axis=1)
+        wrong = np.abs(norms - 1) > TOLERANCE[vectors.type.value_type]
+        if part.table in MAY_BE_ZERO:
+            wrong &= norms != 0
+        if wrong.any():
+            first = int(np.flatnonzero(wrong)[0])
+            row_id = batch.column(0)[first].as_py()
+            what = (
+                f"{wrong.sum()} vectors of {column} are not unit vectors; id {row_id} has {norms[first]:.5f}"
+            )
+            yield Problem("norm", part.path, what)
+
+
+def _lengths(batch: pa.RecordBatch, part: PartRecord) -> Iterator[Problem]:
+    pairs = [SAME_LENGTH[part.table]] if part.table in SAME_LENGTH else []
+    if part.table == "explanations":
+        pairs.append(("group_ids", "group_contributions"))
+    for one, other in pairs:
+        if not pc.list_value_length(batch.column(one)).equals(pc.list_value_length(batch.column(other))):
+            yield Problem("value", part.path, f"{one} and {other} of a row do not have the same length")
+
+
+def _keys_across(snapshot: Snapshot, name: str) -> Iterator[Problem]:
+    twice = repeated_keys(snapshot.table(name, tables(snapshot.dims)[name].key))
+    if twice:
+        yield Problem("key", name, f"{twice} keys are in more than one part")
+
+
+def _references(snapshot: Snapshot, sound: set[str]) -> Iterator[Problem]:
+    """Each id that a table names exists; tables that must hold the same images do."""
+    known = {
+        target: _ids(snapshot, target) for target in ("images", "classes", "channels", "groups", "texts")
+    }
+    for name, columns in REFERENCES.items():
+        for column, target in columns.items():
+            if name in sound and (target in sound or not snapshot.has(target)):
+                yield from _reference(snapshot, name, column, target, known[target])
+    for name in ("embeddings", "activations", "explanations"):
+        if name in sound and "images" in sound and snapshot.count(name) != snapshot.count("images"):
+            what = f"{snapshot.count(name)} rows for {snapshot.count('images')} images"
+            yield Problem("reference", name, what)
+    if {"channels", "groups"} <= sound:
+        yield from _group_members(snapshot)
+    if {"images", "errors"} <= sound:
+        both = set(snapshot.table("errors", ["uri"]).column(0).to_pylist())
+        both &= set(snapshot.table("images", ["uri"]).column(0).to_pylist()) if both else set()
+        for uri in sorted(both)[:1]:
+            yield Problem("reference", "errors", f"{len(both)} images are in images too, the first: {uri}")
+
+
+def _ids(snapshot: Snapshot, name: str) -> NDArray[np.int64]:
+    column = tables(snapshot.dims)[name].key[0]
+    pieces = [batch.column(0).to_numpy() for batch in snapshot.batches(name, [column])]
+    return np.sort(np.concatenate(pieces).astype(np.int64)) if pieces else np.empty(0, np.int64)
+
+
+def _reference(
+    snapshot: Snapshot, name: str, column: str, target: str, known: NDArray[np.int64]
+) -> Iterator[Problem]:
+    unknown: set[int] = set()
+    for batch in snapshot.batches(name, [column]):
+        values = batch.column(0)
+        flat = pc.list_flatten(values) if pa.types.is_nested(values.type) else values.drop_null()
+        ids = np.unique(flat.to_numpy(zero_copy_only=False).astype(np.int64))
+        if (name, column) in MAY_BE_NONE:
+            ids = ids[ids != NO_ID]
+        unknown.update(ids[~np.isin(ids, known)].tolist())
+    if unknown:
+        yield Problem(
+            "reference",
+            name,
+            f"{len(unknown)} ids of {column} are not in {target}, the least: {min(unknown)}",
+        )
+
+
+def _group_members(snapshot: Snapshot) -> Iterator[Problem]:
+    """Channels and groups tell the same story about who belongs where."""
+    channels = snapshot.table("channels", ["channel", "group_id"]).to_pydict()
+    groups = snapshot.table("groups", ["group_id", "channels"]).to_pydict()
+    of_channel = set(zip(channels["channel"], channels["group_id"], strict=True))
+    of_group = {
+        (channel, group)
+        for group, members in zip(groups["group_id"], groups["channels"], strict=True)
+        for channel in members
+    }
+    for channel, group in sorted(of_channel ^ of_group)[:1]:
+        what = f"channel {channel} and group {group} do not agree on whether they belong together"
+        yield Problem("reference", "groups", what)
+
+
+def _index(snapshot: Snapshot, table: str) -> Iterator[Problem]:
+    """The index has exactly the table's ids, and under each sampled id that row's own vector."""
+    index = load_index(snapshot, table)
+    where = snapshot.manifest.index_of(table).path  # type: ignore[union-attr]
+    if not np.array_equal(np.sort(index.ids), _ids(snapshot, table)):
+        yield Problem("index", where, "its ids are not the table's")
+        return
+    ids, vectors = _sample(snapshot, table)
+    if index.tier in ("flat", "sqfp16") and len(ids):
+        yield from _self_matches(index, ids, vectors, where)
+
+
+def _sample(snapshot: Snapshot, table: str, rows: int = 64) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The first vectors of each part, up to ``rows`` in all."""
+    ids, vectors = [], []
+    share = max(1, rows // max(1, len(snapshot.parts(table))))
+    key = tables(snapshot.dims)[table].key[0]
+    for part in snapshot.parts(table)[:rows]:
+        batch = next(snapshot.open_part(part).iter_batches(share, columns=[key, INDEXED[table]]), None)
+        if batch is not None:
+            ids.append(batch.column(0).to_numpy().astype(np.int64))
+            vectors.append(as_matrix(batch.column(1)))
+    return np.concatenate(ids or [np.empty(0, np.int64)]), np.concatenate(
+        vectors or [np.empty((0, snapshot.dims.embedding), np.float32)]
+    )
+
+
+def _self_matches(
+    index: VectorIndex, ids: NDArray[np.int64], vectors: NDArray[np.float32], where: str
+) -> Iterator[Problem]:
+    held = index.vectors(ids)
+    wrong = np.abs(held - vectors).max(axis=1) > 2e-3
+    if wrong.any():
+        first = int(ids[np.flatnonzero(wrong)[0]])
+        yield Problem(
+            "index", where, f"{wrong.sum()} of {len(ids)} ids hold another row's vector, as {first}"
+        )

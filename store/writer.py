@@ -1,0 +1,194 @@
+"""One part in, checked; one commit, last.
+
+A part's name ends in its content's hash, so a part is never overwritten by another one and a repeated write
+is free. Nothing is visible to readers before ``commit`` has put the manifest.
+"""
+
+import io
+from collections.abc import Iterable
+from functools import reduce
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from store.checked import cut_blocks
+from store.errors import Damaged, SchemaMismatch, SnapshotConflict
+from store.manifest import Manifest, PartRecord, manifest_path, sha256, snapshots
+from store.schema import KINDS, SIDES, VERDICTS, Table, tables
+from store.storage import Storage, step
+
+ROW_GROUP_ROWS = 8192
+LOWEST_ID = 0
+NO_ID = -1  # findings: no text or no group; maps: no group but the whole map
+_ID_COLUMNS = ("image_id", "channel", "class_id", "text_id", "group_id", "finding_id", "rank")
+_ID_LISTS = ("text_ids", "group_ids", "channels")
+_MAY_BE_NONE = {("maps", "group_id"), ("findings", "text_id"), ("findings", "group_id")}
+_WORDS = {("texts", "kind"): KINDS, ("examples", "side"): SIDES, ("findings", "verdict"): VERDICTS}
+
+
+def write_part(storage: Storage, table: Table, rows: pa.Table, name: str) -> PartRecord:
+    """Check ``rows`` and write them as ``parts/<table>/<name>-<hash>.parquet``; the same rows give the same
+    bytes.
+
+    Raises ``SchemaMismatch`` for anything that FORMAT.md does not allow and ``StorageFull`` without space;
+    then nothing was written.
+    """
+    check_rows(table, rows, where=f"{table.name}/{name}")
+    data = encode(rows)
+    digest = sha256(data)
+    path = f"parts/{table.name}/{name}-{digest[:12]}.parquet"
+    record = PartRecord(path, table.name, rows.num_rows, len(data), digest, cut_blocks(data))
+    step("part:encoded")
+    if not (storage.exists(path) and storage.read(path) == data):
+        storage.put(path, data)
+    return record
+
+
+def encode(rows: pa.Table) -> bytes:
+    """Deterministic Parquet: zstd, page checksums, statistics on plain columns, fixed row groups."""
+    plain = [one.name for one in rows.schema if not pa.types.is_nested(one.type)]
+    sink = io.BytesIO()
+    pq.write_table(
+        rows.combine_chunks().replace_schema_metadata(None),
+        sink,
+        row_group_size=ROW_GROUP_ROWS,
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=[one.name for one in rows.schema if one.type == pa.string()],
+        write_statistics=plain,
+        write_page_checksum=True,
+        use_compliant_nested_type=False,
+        version="2.6",
+    )
+    return sink.getvalue()
+
+
+def sort_rows(table: Table, rows: pa.Table) -> pa.Table:
+    """``rows`` in the table's key order."""
+    return rows.sort_by([(column, "ascending") for column in table.key])
+
+
+def check_rows(table: Table, rows: pa.Table, where: str) -> None:
+    """Raise ``SchemaMismatch`` unless the rows are what FORMAT.md allows in this table."""
+    _check_schema(table, rows.schema, where)
+    for column in rows.schema:
+        check_values(table, column, rows.column(column.name), where)
+    if not strictly_ascending(rows.select(table.key)):
+        key = ", ".join(table.key)
+        raise SchemaMismatch(
+            f"Rows are not sorted by their key ({key}), or a key comes twice.",
+            where=where,
+            fix="Use sort_rows.",
+        )
+
+
+def _check_schema(table: Table, given: pa.Schema, where: str) -> None:
+    if given.equals(table.schema):
+        return
+    if given.names != table.schema.names:
+        what = f"Columns are {', '.join(given.names)}; {table.name} has {', '.join(table.schema.names)}."
+    else:
+        wrong = next(one for one in table.schema if not given.field(one.name).equals(one))
+        what = f"Column {wrong.name} is {given.field(wrong.name)}; {table.name} has {wrong}."
+    raise SchemaMismatch(what, where=where, fix="Build the rows with the table's own schema.")
+
+
+def check_values(table: Table, column: pa.Field, values: pa.ChunkedArray, where: str) -> None:
+    """Raise ``SchemaMismatch`` for missing, NaN or infinite values, ids out of range and unknown words."""
+    at = f"{where}, column {column.name}"
+    if values.null_count and not column.nullable:
+        raise SchemaMismatch(f"{values.null_count} values are missing.", where=at)
+    inner = values
+    if pa.types.is_nested(column.type):
+        inner = pc.list_flatten(values)
+        if inner.null_count:
+            raise SchemaMismatch(f"{inner.null_count} values inside the lists are missing.", where=at)
+    if pa.types.is_floating(inner.type) and not _all_finite(inner):
+        raise SchemaMismatch(
+            "NaN or infinite values.", where=at, fix="Half floats end at 65504; scale or clip."
+        )
+    if column.name in (*_ID_COLUMNS, *_ID_LISTS) and len(inner):
+        lowest = NO_ID if (table.name, column.name) in _MAY_BE_NONE else LOWEST_ID
+        least = pc.min(inner).as_py()
+        if least is not None and least < lowest:
+            raise SchemaMismatch(f"Id {least} is below {lowest}.", where=at)
+    words = _WORDS.get((table.name, column.name))
+    if words and not pc.all(pc.is_in(values, pa.array(words))).as_py() and len(values):
+        raise SchemaMismatch(f"Values other than {', '.join(words)}.", where=at)
+
+
+def _all_finite(values: pa.ChunkedArray) -> bool:
+    """In chunks of NumPy: pyarrow has no half-float kernels."""
+    import numpy as np
+
+    present = values.drop_null()
+    return all(bool(np.isfinite(chunk.to_numpy(zero_copy_only=False)).all()) for chunk in present.chunks)
+
+
+def strictly_ascending(keys: pa.Table) -> bool:
+    """Whether each row of ``keys`` is after the one before it, columns compared from left to right."""
+    if keys.num_rows < 2:
+        return True
+    columns = [column.combine_chunks() for column in keys.columns]
+    pairs = [(column.slice(0, len(column) - 1), column.slice(1)) for column in columns]
+
+    def before(rest: pa.Array, pair: tuple[pa.Array, pa.Array]) -> pa.Array:
+        return pc.or_(pc.less(*pair), pc.and_(pc.equal(*pair), rest))
+
+    return bool(pc.all(reduce(before, reversed(pairs), pa.array([False] * (keys.num_rows - 1)))).as_py())
+
+
+def commit(storage: Storage, manifest: Manifest) -> Manifest:
+    """Make the snapshot visible, all at once: the last act of a run.
+
+    Checks before that every file is in place with its size, that parts have their table's schema and that no
+    key is in two parts. Raises ``Damaged``, ``SchemaMismatch``, or ``SnapshotConflict`` where another writer
+    was first: then the other snapshot stands, and this run's parts are kept for the next try.
+    """
+    _check_number(storage, manifest)
+    _check_files(storage, manifest)
+    from store.reader import Snapshot  # the check of keys across parts reads them as any reader would
+
+    Snapshot(storage, manifest).check_keys()
+    step("commit:checked")
+    path = manifest_path(manifest.snapshot)
+    try:
+        storage.put(path, manifest.to_json(), if_absent=True)
+    except SnapshotConflict:
+        raise SnapshotConflict(
+            f"Another writer committed snapshot {manifest.snapshot} first; it is kept and nothing was lost.",
+            where=f"{storage.uri}/{path}",
+            fix="Run the same command again: it builds on the newer snapshot.",
+        ) from None
+    step("commit:done")
+    return manifest
+
+
+def _check_number(storage: Storage, manifest: Manifest) -> None:
+    parent = manifest.parent
+    where = f"{storage.uri}/{manifest_path(manifest.snapshot)}"
+    if manifest.snapshot != (parent or 0) + 1:
+        raise SchemaMismatch(f"Snapshot {manifest.snapshot} cannot follow {parent}.", where=where)
+    if parent is not None and parent not in snapshots(storage):
+        raise SchemaMismatch(f"Its parent {parent} is not committed.", where=where)
+
+
+def _check_files(storage: Storage, manifest: Manifest) -> None:
+    known = tables(manifest.dims)
+    indexes: Iterable[tuple[str, int | None]] = (
+        pair for one in manifest.indexes for pair in ((one.path, one.bytes), (one.card_path, None))
+    )
+    for path, size in [*((part.path, part.bytes) for part in manifest.parts), *indexes]:
+        try:
+            found = storage.size(path)
+        except FileNotFoundError:
+            raise Damaged(
+                "A file that was to be committed is not there.", where=f"{storage.uri}/{path}"
+            ) from None
+        if size is not None and found != size:
+            raise Damaged(f"It has {found} bytes and not {size}.", where=f"{storage.uri}/{path}")
+    if len(set(manifest.paths())) != len(manifest.paths()) or any(
+        p.table not in known for p in manifest.parts
+    ):
+        raise SchemaMismatch("A file is named twice.", where=manifest_path(manifest.snapshot))
