@@ -1,0 +1,97 @@
+"""From channel contributions to words: one direction per image or class, its texts, and its groups' shares.
+
+A contribution is what a channel adds to the logit; the explanation direction is the sum of channel
+directions, each as long as its channel's contribution (ours; with weights in place of contributions it is
+the class-level form).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textcam.arrays import Floats, as_floats, check_finite
+from textcam.cam import membership
+from textcam.select import Selection, select_texts
+
+
+@dataclass(frozen=True)
+class BatchExplanation:
+    """Explanations of B images: direction (B, D) not normalised, their words, group_contributions (B, G)."""
+
+    direction: Floats
+    selection: Selection
+    group_contributions: Floats
+
+
+def explanation_direction(
+    contributions: Floats, directions: Floats, *, positive_only: bool = False
+) -> Floats:
+    """T (B, D): contributions (B, K) times channel directions (K, D); its length is in logits.
+
+    ``positive_only`` leaves out what speaks against the class.
+    """
+    directions = as_floats("directions", directions, (None, None))
+    contributions = as_floats("contributions", contributions, (None, len(directions)))
+    check_finite("contributions", contributions)
+    if positive_only:
+        contributions = np.maximum(contributions, 0)
+    made: Floats = (contributions.astype(np.float64) @ directions.astype(np.float64)).astype(np.float32)
+    return made
+
+
+def class_direction(weights: Floats, directions: Floats, mean_pooled: Floats | None = None) -> Floats:
+    """Class directions (C, D) from a linear head's ``weights`` (C, K) and channel directions (K, D).
+
+    With ``mean_pooled`` (K,), the mean pooled activations, channels count by their mean contribution;
+    without it by their weight alone.
+    """
+    weights = as_floats("weights", weights, (None, None))
+    if mean_pooled is not None:
+        weights = weights * as_floats("mean_pooled", mean_pooled, (weights.shape[1],))
+    return explanation_direction(weights, directions)
+
+
+def contrast(class_directions: Floats) -> Floats:
+    """Class directions (C, D) minus their mean: what a class has and the others have not (ours)."""
+    class_directions = as_floats("class_directions", class_directions, (None, None))
+    wide = class_directions.astype(np.float64)
+    made: Floats = (wide - wide.mean(axis=0)).astype(np.float32)
+    return made
+
+
+def group_contributions(contributions: Floats, group_of: NDArray[np.integer], groups: int) -> Floats:
+    """Contributions (B, K) added up by group (B, G); their sum over G is the sum over K."""
+    contributions = as_floats("contributions", contributions, (None, None))
+    member = membership(group_of, contributions.shape[1], groups)
+    made: Floats = (contributions.astype(np.float64) @ member).astype(np.float32)
+    return made
+
+
+def explain(
+    contributions: Floats,
+    directions: Floats,
+    text_embeddings: Floats,
+    group_of: NDArray[np.integer],
+    *,
+    groups: int | None = None,
+    baseline: Floats | None = None,
+    positive_only: bool = False,
+    **selection: Any,
+) -> BatchExplanation:
+    """Explain images by their channel ``contributions`` (B, K).
+
+    ``directions`` (K, D), ``text_embeddings`` (T, D), ``group_of`` (K,) with ids in 0..G-1; ``groups`` is G
+    where the last ids may be unused. ``baseline`` (D,) or (B, D) is taken off the direction before words are
+    chosen, e.g. the mean over classes; the returned direction is without it. Further arguments go to
+    ``select_texts``.
+    """
+    direction = explanation_direction(contributions, directions, positive_only=positive_only)
+    count = int(np.max(group_of, initial=-1)) + 1 if groups is None else groups
+    target = direction if baseline is None else direction - np.asarray(baseline, dtype=np.float32)
+    return BatchExplanation(
+        direction=direction,
+        selection=select_texts(target, text_embeddings, **selection),
+        group_contributions=group_contributions(contributions, group_of, count),
+    )
