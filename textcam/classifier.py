@@ -22,6 +22,7 @@ from torch import nn
 from store.errors import ModelError
 from textcam import cam
 from textcam.arrays import Floats
+from textcam.device import choose_device
 from textcam.layers import TargetLayer, captured, find_target
 from textcam.linear_head import logits_of
 from textcam.networks import build_network
@@ -95,7 +96,7 @@ class TorchClassifier:
         return self._preprocess.prepare(image)
 
     def forward(self, pixels: NDArray[Any], maps: bool = False) -> ClassifierOutput:
-        """Pooled activations, logits and, if asked for, maps of pixels (B, 3, H, W) as ``prepare`` gives them."""
+        """Pooled activations, logits and, if asked for, maps of pixels (B, 3, H, W) from ``prepare``."""
         with torch.inference_mode(), captured(self._module, self.layer) as outputs:
             logits = logits_of(self._module(self._inputs(pixels)))
             output = outputs[-1].to(torch.float32)
@@ -182,24 +183,6 @@ def load_classifier(
     target = find_target(network.module, network.preprocess.size, layer)
     names = _class_names(class_names, network.class_names, target.classes)
     return TorchClassifier(model, network.module, network.preprocess, target, names, choose_device(device))
-
-
-def choose_device(device: str) -> str:
-    """The device to run on.
-
-    "auto" is the GPU where there is one. Raises ModelError for one that is not there.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise ModelError(
-            f"device '{device}' cannot be used: {str(error).splitlines()[0]}",
-            where="device",
-            fix="use auto, cpu or cuda",
-        ) from error
-    return device
 
 
 def _class_names(

@@ -1,0 +1,20 @@
+"""Which device the models run on."""
+
+import torch
+
+from store.errors import ModelError
+
+
+def choose_device(device: str) -> str:
+    """The device to run on; "auto" is the GPU where there is one. Raises ModelError for one that is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ModelError(
+            f"device '{device}' cannot be used: {str(error).splitlines()[0]}",
+            where="device",
+            fix="use auto, cpu or cuda",
+        ) from error
+    return device
