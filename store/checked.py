@@ -4,7 +4,9 @@ So a small question fetches and checks little, locally and from a bucket, and no
 short or lost ever reaches a parser or a result.
 """
 
+import hashlib
 from itertools import accumulate, pairwise
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -94,6 +96,28 @@ def read_checked(storage: Storage, path: str, digest: str) -> bytes:
     if sha256(data) != digest:
         raise damaged(storage, path, "its content does not have its hash")
     return data
+
+
+def check_file(storage: Storage, path: str, size: int, digest: str) -> None:
+    """Raise ``Damaged``, naming the file, unless it has this size and hash. Reads it once, in pieces."""
+    try:
+        found = storage.size(path)
+    except FileNotFoundError:
+        raise damaged(storage, path, "it is missing") from None
+    if found != size:
+        raise damaged(storage, path, f"it has {found} bytes and not {size}")
+    if file_hash(RangeFile(storage, path, size)) != digest:
+        raise damaged(storage, path, "its content does not have its hash")
+
+
+def file_hash(file: BinaryIO | RangeFile) -> str:
+    """SHA-256 of a file from its beginning, to which it is set back."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while piece := file.read(LARGE):
+        digest.update(piece)
+    file.seek(0)
+    return digest.hexdigest()
 
 
 def read_range(storage: Storage, path: str, start: int, length: int) -> bytes:

@@ -141,6 +141,8 @@ class Manifest:
         """Check and parse. ``Damaged`` where the content is not what was written, then ``FormatTooNew``."""
         body = _checked_body(data, where)
         version = body.pop("format_version")
+        if version < 1:
+            raise Damaged(f"There is no format {version}.", where=where)
         if version > FORMAT_VERSION:
             raise FormatTooNew(
                 f"This store has format {version}; this program reads up to {FORMAT_VERSION}.",

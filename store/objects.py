@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import obstore
@@ -44,7 +44,7 @@ class ObjectStorage:
     def _at(self, path: str) -> str:
         return self._prefix + checked_path(path)
 
-    def put(self, path: str, data: bytes, *, if_absent: bool = False) -> None:
+    def put(self, path: str, data: bytes | BinaryIO, *, if_absent: bool = False) -> None:
         """One atomic put; conditional where ``if_absent``."""
         with _named_errors(self._uri, path):
             step("put:begun")

@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 
 from store.checked import CheckedFile
 from store.errors import QueryError, SchemaMismatch
+from store.lookup import Places, rows_at, rows_with
 from store.manifest import Manifest, PartRecord, read_manifest
 from store.schema import Dims, Table, tables
-from store.storage import Storage, open_storage
+from store.storage import Storage, concurrently, open_storage
 
 if TYPE_CHECKING:
     import duckdb
 
-    from store.index import VectorIndex
+    from store.sql import SqlSource
+    from store.vectors import VectorIndex
 
 
 class Snapshot:
@@ -32,6 +34,10 @@ class Snapshot:
     def __init__(self, storage: Storage, manifest: Manifest) -> None:
         self.storage, self.manifest = storage, manifest
         self._tables = tables(manifest.dims)
+        self._parts = {name: manifest.of(name) for name in self._tables}
+        self._footers: dict[str, pq.FileMetaData] = {}
+        self._places: dict[str, Places] = {}
+        self._source: SqlSource | None = None
 
     @classmethod
     def open(cls, uri: str | Path, snapshot: int | None = None) -> "Snapshot":
@@ -58,8 +64,7 @@ class Snapshot:
 
     def parts(self, table: str) -> list[PartRecord]:
         """The files of a table, by path; none where the snapshot does not have it."""
-        self._table(table)
-        return self.manifest.of(table)
+        return self._parts[self._table(table).name]
 
     def count(self, table: str) -> int:
         """Rows of a table, from the manifest."""
@@ -70,14 +75,10 @@ class Snapshot:
         schema = self._schema(name, columns)
         key = self._table(name).key
         wanted = list(dict.fromkeys([*schema.names, *key])) if len(self.parts(name)) > 1 else schema.names
-        read = [self.open_part(part).read(columns=wanted) for part in self.parts(name)]
+        read = concurrently(lambda part: self.open_part(part).read(columns=wanted), self.parts(name))
         if not read:
             return schema.empty_table()
-        whole = read[0] if len(read) == 1 else pa.concat_tables(read)
-        if len(read) > 1:
-            whole = _take(
-                whole, pc.sort_indices(whole.select(key), [(column, "ascending") for column in key])
-            )
+        whole = read[0] if len(read) == 1 else self._by_key(name, pa.concat_tables(read))
         return whole.select(schema.names).cast(schema)
 
     def batches(
@@ -86,8 +87,10 @@ class Snapshot:
         """All rows, streamed: part by part, each part by key. Memory does not grow with the table."""
         schema = self._schema(name, columns)
         for part in self.parts(name):
-            for batch in self.open_part(part).iter_batches(batch_rows, columns=schema.names):
-                yield batch.select(schema.names).cast(schema)
+            file = self.open_part(part)
+            for group in range(file.num_row_groups):  # one at a time: the whole part would be read ahead
+                for batch in file.iter_batches(batch_rows, row_groups=[group], columns=schema.names):
+                    yield batch.select(schema.names).cast(schema)
 
     def rows(
         self, name: str, column: str, values: Iterable[Any], columns: Sequence[str] | None = None
@@ -95,18 +98,20 @@ class Snapshot:
         """Rows whose ``column`` is among ``values``, by key. Reads only row groups that may hold one."""
         schema = self._schema(name, columns)
         key = self._table(name).key
-        sought = pa.array(sorted(set(values)), type=self._schema(name, [column]).field(0).type)
         wanted = list(dict.fromkeys([*schema.names, *key]))
-        found = [self._schema(name, wanted).empty_table()]
-        for part in self.parts(name):
-            file = self.open_part(part)
-            for group in _candidate_groups(file, column, sought):
-                hits = _where(pc.is_in(file.read_row_group(group, columns=[column]).column(0), sought))
-                if len(hits):
-                    found.append(_take(file.read_row_group(group, columns=wanted).select(wanted), hits))
-        whole = pa.concat_tables(found)
-        order = pc.sort_indices(whole.select(key), [(one, "ascending") for one in key])
-        return _take(whole, order).select(schema.names).cast(schema)
+        sought = self._sought(name, column, values)
+        parts = self.parts(name)
+        found: list[pa.Table | None]
+        if (column,) == key and len(parts) > 1 and pa.types.is_integer(sought.type):
+            places = self._places_of(name).find(sought.to_numpy())
+            found = concurrently(
+                lambda one: rows_at(self.open_part(parts[one[0]]), one[1], wanted), list(places.items())
+            )
+        else:
+            found = concurrently(lambda part: rows_with(self.open_part(part), column, sought, wanted), parts)
+        empty = self._schema(name, wanted).empty_table()
+        whole = pa.concat_tables([empty, *(one.cast(empty.schema) for one in found if one is not None)])
+        return self._by_key(name, whole).select(schema.names)
 
     def matrix(self, name: str, column: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """A vector column as (ids (n,), vectors (n, d)) by ascending id (first key column).
@@ -136,31 +141,62 @@ class Snapshot:
         return load_index(self, table)
 
     def connect(self) -> "duckdb.DuckDBPyConnection":
-        """A DuckDB session over all tables, which can neither write, read other files nor change its settings."""
-        from store.sql import connect
-
-        return connect(self)
+        """A DuckDB session over all tables, without a way to files, extensions or settings."""
+        return self._sql().connect()
 
     def sql(self, query: str) -> pa.Table:
         """One SELECT over the tables. ``QueryError`` for anything else, ``Damaged`` where it meets damage."""
-        from store.sql import select
+        return self._sql().select(query)
 
-        return select(self, query)
+    def _sql(self) -> "SqlSource":
+        if self._source is None:
+            from store.sql import SqlSource
+
+            self._source = SqlSource(self)
+        return self._source
 
     def open_part(self, part: PartRecord) -> pq.ParquetFile:
         """One checked file. ``SchemaMismatch`` where its columns are not the table's."""
-        file = pq.ParquetFile(pa.PythonFile(CheckedFile(self.storage, part), mode="r"), pre_buffer=True)
+        source = pa.PythonFile(CheckedFile(self.storage, part), mode="r")
+        file = pq.ParquetFile(source, metadata=self._footers.get(part.path), pre_buffer=True)
         if not file.schema_arrow.equals(self._table(part.table).schema):
             raise SchemaMismatch(f"Its columns are not those of {part.table}.", where=part.path)
+        self._footers[part.path] = file.metadata
         return file
 
-    def check_keys(self) -> None:
-        """Raise ``SchemaMismatch`` where a key of a table is in two parts. Reads only key columns."""
-        for name, parts in ((name, self.parts(name)) for name in self.tables):
-            if len(parts) > 1:
-                keys = self.table(name, self._table(name).key)
-                if twice := repeated_keys(keys):
-                    raise SchemaMismatch(f"{twice} keys of {name} are in more than one part.", where=name)
+    def check_parts(self) -> None:
+        """Raise ``SchemaMismatch`` where a part has other rows than its record, or shares a key with another.
+
+        Reads footers, and the key columns of tables in several parts.
+        """
+        for name in self.tables:
+            parts = self.parts(name)
+            counts = concurrently(lambda part: self.open_part(part).metadata.num_rows, parts)
+            for part, rows in zip(parts, counts, strict=True):
+                if rows != part.rows:
+                    raise SchemaMismatch(f"{rows} rows; its record says {part.rows}.", where=part.path)
+            if len(parts) > 1 and (twice := repeated_keys(self.table(name, self._table(name).key))):
+                raise SchemaMismatch(f"{twice} keys of {name} are in more than one part.", where=name)
+
+    def _places_of(self, name: str) -> Places:
+        """Where each key is, read once. Threads that come together may both read it, to the same end."""
+        if name not in self._places:
+            key = self._table(name).key[0]
+            read = concurrently(lambda part: self.open_part(part).read(columns=[key]), self.parts(name))
+            self._places[name] = Places.of([one.column(0).to_numpy().astype(np.int64) for one in read])
+        return self._places[name]
+
+    def _sought(self, name: str, column: str, values: Iterable[Any]) -> pa.Array:
+        kind = self._schema(name, [column]).field(0).type
+        try:
+            return pa.array(list(values), type=kind).unique()
+        except (pa.ArrowException, TypeError, OverflowError) as error:
+            what = f"Not values of {name}.{column} ({kind}): {error}"
+            raise QueryError(what, where=self.storage.uri) from None
+
+    def _by_key(self, name: str, rows: pa.Table) -> pa.Table:
+        key = self._table(name).key
+        return rows.take(pc.sort_indices(rows.select(key), [(column, "ascending") for column in key]))
 
     def _table(self, name: str) -> Table:
         if name not in self._tables:
@@ -178,7 +214,7 @@ class Snapshot:
 
 
 def read_part(storage: Storage, part: PartRecord, columns: Sequence[str] | None = None) -> pa.Table:
-    """One part, checked, whether or not a snapshot names it yet (a run reads its own parts before the commit)."""
+    """One part, checked, whether or not a snapshot names it yet (a run reads its own)."""
     file = pq.ParquetFile(pa.PythonFile(CheckedFile(storage, part), mode="r"), pre_buffer=True)
     return file.read(columns=None if columns is None else list(columns))
 
@@ -198,35 +234,3 @@ def repeated_keys(keys: pa.Table) -> int:
     for column in (column.combine_chunks() for column in keys.columns):
         same = pc.and_(same, pc.equal(column.slice(0, len(column) - 1), column.slice(1)))
     return int(pc.sum(same).as_py() or 0)
-
-
-def _take(rows: pa.Table, indices: pa.Array) -> pa.Table:
-    return rows.combine_chunks().take(indices)
-
-
-def _where(mask: pa.ChunkedArray) -> pa.Array:
-    return pa.array(np.flatnonzero(mask.to_numpy()))
-
-
-def _candidate_groups(file: pq.ParquetFile, column: str, sought: pa.Array) -> list[int]:
-    """Row groups whose minimum and maximum leave room for one of the sorted, sought values."""
-    if not len(sought):
-        return []
-    place = file.schema_arrow.names.index(column)
-    metadata = file.metadata
-    values = sought.to_pylist()
-    groups = []
-    for group in range(metadata.num_row_groups):
-        statistics = _statistics(metadata.row_group(group), file.schema_arrow.names[place])
-        if statistics is None or any(statistics.min <= value <= statistics.max for value in values):
-            groups.append(group)
-    return groups
-
-
-def _statistics(group: Any, column: str) -> Any:
-    """A column's minimum and maximum in a row group, or None. By name: nested columns shift places."""
-    for i in range(group.num_columns):
-        chunk = group.column(i)
-        if chunk.path_in_schema == column:
-            return chunk.statistics if chunk.is_stats_set and chunk.statistics.has_min_max else None
-    return None

@@ -21,55 +21,54 @@ _LOCKED = (
     "SET python_enable_replacements = false",
     "SET autoinstall_known_extensions = false",
     "SET autoload_known_extensions = false",
+    "SET temp_directory = ''",
     "SET enable_external_access = false",
     "SET lock_configuration = true",
 )
 _READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
 
 
-def connect(snapshot: "Snapshot") -> duckdb.DuckDBPyConnection:
-    """An in-memory session with one view for each table, an empty one where the snapshot lacks the table."""
-    return _session(snapshot, _files(snapshot))
+class SqlSource:
+    """A snapshot's tables as Arrow data sets. Made once for a snapshot: each footer is read once."""
 
+    def __init__(self, snapshot: "Snapshot") -> None:
+        form = ds.ParquetFileFormat()
+        self._files: list[CheckedFile] = []
+        self._data_sets: dict[str, ds.Dataset] = {}
+        for name, table in tables(snapshot.dims).items():
+            files = [CheckedFile(snapshot.storage, part) for part in snapshot.parts(name)]
+            fragments = [form.make_fragment(pa.PythonFile(file, mode="r")) for file in files]
+            schema = pa.schema([_widened(one) for one in table.schema])
+            self._data_sets[name] = ds.FileSystemDataset(fragments, schema, form)
+            self._files += files
 
-def select(snapshot: "Snapshot", query: str) -> pa.Table:
-    """The answer to one SELECT (or EXPLAIN, DESCRIBE, SUMMARIZE ...) as an Arrow table.
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """An in-memory session with one view for each table, an empty one where the snapshot lacks it."""
+        session = duckdb.connect(":memory:")
+        for name, data_set in self._data_sets.items():
+            session.register(name, data_set)
+        for statement in _LOCKED:
+            session.execute(statement)
+        return session
 
-    Raises ``QueryError`` for wrong or writing SQL and ``Damaged`` where the query meets a damaged file.
-    """
-    files = _files(snapshot)
-    with _session(snapshot, files) as session:
-        try:
-            statements = session.extract_statements(query)
-            if len(statements) != 1 or statements[0].type not in _READS:
-                raise QueryError(
-                    "Only one statement that reads is allowed.", where=query.strip(), fix="Write one SELECT."
-                )
-            return session.sql(query).to_arrow_table()
-        except duckdb.Error as error:
-            for file in (one for of_table in files.values() for one in of_table):
-                if file.damage:  # DuckDB keeps only the words of what its sources raise
-                    raise file.damage from None
-            raise QueryError(f"DuckDB refused the query: {error}", where=query.strip()) from None
+    def select(self, query: str) -> pa.Table:
+        """The answer to one SELECT (or EXPLAIN, DESCRIBE, SUMMARIZE ...) as an Arrow table.
 
-
-def _files(snapshot: "Snapshot") -> dict[str, list[CheckedFile]]:
-    return {
-        name: [CheckedFile(snapshot.storage, part) for part in snapshot.parts(name)]
-        for name in tables(snapshot.dims)
-    }
-
-
-def _session(snapshot: "Snapshot", files: dict[str, list[CheckedFile]]) -> duckdb.DuckDBPyConnection:
-    form = ds.ParquetFileFormat()
-    session = duckdb.connect(":memory:")
-    for name, table in tables(snapshot.dims).items():
-        schema = pa.schema([_widened(one) for one in table.schema])
-        fragments = [form.make_fragment(pa.PythonFile(file, mode="r")) for file in files[name]]
-        session.register(name, ds.FileSystemDataset(fragments, schema, form))
-    for statement in _LOCKED:
-        session.execute(statement)
-    return session
+        Raises ``QueryError`` for wrong or writing SQL and ``Damaged`` where the query meets a damaged file.
+        """
+        for file in self._files:
+            file.damage = None
+        with self.connect() as session:
+            try:
+                kinds = [statement.type for statement in session.extract_statements(query)]
+                if len(kinds) != 1 or kinds[0] not in _READS:
+                    what = "Only one statement that reads is allowed."
+                    raise QueryError(what, where=query.strip(), fix="Write one SELECT.")
+                return session.sql(query).to_arrow_table()
+            except duckdb.Error as error:
+                if damage := next((file.damage for file in self._files if file.damage), None):
+                    raise damage from None  # DuckDB keeps only the words of what its sources raise
+                raise QueryError(f"DuckDB refused the query: {error}", where=query.strip()) from None
 
 
 def _widened(column: pa.Field) -> pa.Field:

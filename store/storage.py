@@ -9,11 +9,13 @@ import errno
 import io
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
@@ -22,7 +24,12 @@ from store.errors import Damaged, SnapshotConflict, StorageFull, StorageUnavaila
 
 TEMPORARY = ".tmp-"
 OBJECT_SCHEMES = ("s3", "s3a", "gs", "az", "memory")
+CONCURRENT = 16  # requests at a time
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Storage(Protocol):
@@ -32,7 +39,7 @@ class Storage(Protocol):
     def uri(self) -> str:
         """Where it is, in the form that ``open_storage`` takes."""
 
-    def put(self, path: str, data: bytes, *, if_absent: bool = False) -> None:
+    def put(self, path: str, data: bytes | BinaryIO, *, if_absent: bool = False) -> None:
         """Write a whole file atomically; with ``if_absent`` raise ``SnapshotConflict`` where one exists."""
 
     def read(self, path: str) -> bytes:
@@ -123,16 +130,16 @@ class LocalStorage:
     def _at(self, path: str) -> Path:
         return self.root / checked_path(path)
 
-    def put(self, path: str, data: bytes, *, if_absent: bool = False) -> None:
+    def put(self, path: str, data: bytes | BinaryIO, *, if_absent: bool = False) -> None:
         """Temporary name, write, flush to disk, rename, flush the folder."""
         target = self._at(path)
         temporary = target.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
         with _named_errors(self.uri, path):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(target.parent)
             try:
                 step("put:begun")
                 with open(temporary, "xb") as file:
-                    file.write(data)
+                    shutil.copyfileobj(io.BytesIO(data) if isinstance(data, bytes) else data, file, 1 << 20)
                     step("put:written")
                     file.flush()
                     os.fsync(file.fileno())
@@ -208,6 +215,14 @@ def _link_if_absent(temporary: Path, target: Path) -> None:
         raise SnapshotConflict("Already written by someone else.", where=target) from None
 
 
+def _make_folder(folder: Path) -> None:
+    """With its parents, each flushed to disk in the folder above it."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in reversed(missing):
+        _flush_folder(one.parent)
+
+
 def _flush_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -232,6 +247,14 @@ def _named_errors(uri: str, path: str) -> Iterator[None]:
                 fix="Make space and run the same command again: finished parts are kept.",
             ) from error
         raise StorageUnavailable(f"Cannot use this file: {error.strerror or error}.", where=where) from error
+
+
+def concurrently(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """``work`` over ``items``, outcomes in order, several at once: storage makes one wait more than work."""
+    if len(items) < 2:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(min(CONCURRENT, len(items))) as pool:
+        return list(pool.map(work, items))
 
 
 class RangeFile(io.RawIOBase):

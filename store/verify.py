@@ -4,7 +4,6 @@ Reads every byte once for its hash and streams every table once for its values; 
 vectors.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,13 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from store.checked import LARGE, damaged, read_range
+from store.checked import LARGE, CheckedFile, check_file
 from store.errors import Damaged, TextcamError
-from store.index import INDEXED, VectorIndex, load_index
+from store.index import INDEXED, load_index
 from store.manifest import FINGERPRINTS, PartRecord, read_manifest
 from store.reader import Snapshot, as_matrix, repeated_keys
 from store.schema import tables
 from store.storage import Storage, open_storage
+from store.vectors import VectorIndex
 from store.writer import NO_ID, check_values, strictly_ascending
 
 OPTIONAL = ("errors", "findings", "maps")
@@ -139,22 +139,10 @@ def _table_problems(snapshot: Snapshot, name: str) -> Iterator[Problem]:
 
 def _bytes(storage: Storage, part: PartRecord) -> Iterator[Problem]:
     """Size, hash of the whole file, and hash of each block."""
-    size = storage.size(part.path) if storage.exists(part.path) else None
-    if size != part.bytes:
-        why = "it is missing" if size is None else f"it has {size} bytes and not {part.bytes}"
-        raise damaged(storage, part.path, why)
-    whole, at = hashlib.sha256(), 0
-    for length, digest in part.blocks or ((part.bytes, part.sha256),):
-        block_hash = hashlib.sha256()
-        for start in range(at, at + length, LARGE):
-            piece = read_range(storage, part.path, start, min(LARGE, at + length - start))
-            whole.update(piece)
-            block_hash.update(piece)
-        if block_hash.hexdigest() != digest:
-            raise damaged(storage, part.path, f"bytes {at} to {at + length} do not have their hash")
-        at += length
-    if whole.hexdigest() != part.sha256:
-        raise damaged(storage, part.path, "its content does not have its hash")
+    check_file(storage, part.path, part.bytes, part.sha256)
+    file = CheckedFile(storage, part)
+    while file.read(LARGE):
+        pass  # the file checks each block as it goes
     yield from ()
 
 

@@ -150,7 +150,7 @@ def commit(storage: Storage, manifest: Manifest) -> Manifest:
     _check_files(storage, manifest)
     from store.reader import Snapshot  # the check of keys across parts reads them as any reader would
 
-    Snapshot(storage, manifest).check_keys()
+    Snapshot(storage, manifest).check_parts()
     step("commit:checked")
     path = manifest_path(manifest.snapshot)
     try:
