@@ -1,19 +1,19 @@
 """From sums and counts to a ranked list of findings: classes that go by something other than themselves.
 
-    candidates     pairs of class and text that take part in the class's evidence and are not the class itself
+    candidates        pairs of class and text that take part in the evidence and are not the class itself
     carrying_groups   the group of channels behind each pair
     find_shortcuts    effect, interval, q, flip rate, score, rank
 
 The score (ours), for a pair of class c and text t:
 
-    score  = weight(kind) * excess * (0.1 + 0.9 * mean of what is known of (behaviour, flip))
-    excess = share of t in c's evidence minus its mean share in the other classes, at least 0
+    score     = weight(kind) * excess * (0.1 + 0.9 * mean of what is known of (behaviour, flip))
+    excess    = share of t in c's evidence minus its mean share in the other classes, at least 0
     behaviour = with labels: mean of what is known of (effect, draw); without: association
-        effect      accuracy of c's images with t minus without t
-        draw        images of other classes called c: rate with t minus without t
+        effect       accuracy of c's images with t minus without t
+        draw         images of other classes called c: rate with t minus without t
         association  images of any class called c: rate with t minus without t
         each the low end of its 95 % interval, at least 0, so that few images count for little
-    flip   = share of c's right images with t that change when the group is set to its mean, minus the same
+    flip      = share of c's right images with t that change when the group is set to its mean, minus the same
         without t, at least 0: what the group does for the class itself does not count against t
 
 Effect and draw compare images of the same label, so a cue that merely goes together with the label in the
@@ -157,15 +157,14 @@ def carrying_groups(
     over its channels of the class's mean contribution (C, K) times the similarity of the channel's direction
     (K, D) with the text (T, D). Texts are taken minus the bank's mean: what all texts share tells no text
     from another."""
-    texts = np.asarray(text_embeddings, np.float64)
+    directions, texts = np.asarray(directions, np.float64), np.asarray(text_embeddings, np.float64)
     texts = texts - texts.mean(axis=0)
-    groups = int(group_of.max()) + 1
+    member = (np.arange(int(group_of.max()) + 1)[:, None] == group_of).astype(np.float64)  # (G, K)
     carrier = np.zeros(len(class_id), np.int64)
     for c in np.unique(class_id):
         pairs = np.flatnonzero(class_id == c)
-        aligned = np.asarray(directions, np.float64) @ texts[text_index[pairs]].T  # (K, p)
-        evidence = np.zeros((groups, len(pairs)))
-        np.add.at(evidence, group_of, np.asarray(contributions[c], np.float64)[:, None] * aligned)
+        aligned = directions @ texts[text_index[pairs]].T  # (K, p)
+        evidence = member @ (np.asarray(contributions[c], np.float64)[:, None] * aligned)  # (G, p)
         carrier[pairs] = evidence.argmax(axis=0)
     return Pairs(np.asarray(class_id, np.int64), np.asarray(text_index, np.int64), carrier)
 

@@ -7,7 +7,7 @@ swap    scene, artefact, object, part, other: the same place of another image. T
         the control's donor has it. [Blurring a fixed number of cells leaves most of a background standing.]
 hue     colour: the hue is turned, luminance and shape stay. The control changes the luminance and keeps the
         hue. [Erasing a colour erases the object: every colour was convicted.] White, grey and black have no
-        hue to turn: the image stays as it is, so nothing is proven.
+        hue to turn: the image stays as it is and must be left out of the proof.
 smooth  texture, material: averaged within the area, so that no colour leaks in or out. Control as for hue.
 
 The area is where the encoder's patch features are like the text beyond what images without it reach, less the

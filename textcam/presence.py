@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from store.errors import ConfigError
 from textcam.arrays import Doubles, check_shape
 from textcam.shares import Floats, Ints, check_ids
-from textcam.statistics import TwoSides
+from textcam.statistics import TwoSides, two_sides
 
 Bools = NDArray[np.bool_]
 
@@ -50,7 +50,7 @@ class ConceptPresence:
             for kind in np.unique(names)
             if kind != NO_RIVALS and np.count_nonzero(names == kind) > 1
         ]
-        self.threshold = np.full(len(names), -tolerance)  # (T,) on the margin
+        self.threshold = np.full(len(names), -tolerance)  # (T,) on the relative similarity
         alone = np.setdiff1d(np.arange(len(names)), np.concatenate([*self.rivals, np.zeros(0, np.int64)]))
         if not len(alone):
             return
@@ -60,23 +60,22 @@ class ConceptPresence:
                 where=f"text {alone[0]} of kind {names[alone[0]]}",
                 fix="Give a sample, or a second text of this kind.",
             )
-        margins = self.margins(sample)
-        self.threshold[alone] = [otsu(margins[:, text]) for text in alone]
+        relative = self.relative_similarities(sample)
+        self.threshold[alone] = [otsu(relative[:, text]) for text in alone]
 
-    def margins(self, image_embeddings: Floats) -> Doubles:
-        """(B, T): with rivals, similarity minus that of the best rival; without, minus the mean over the
-        bank."""
+    def relative_similarities(self, image_embeddings: Floats) -> Doubles:
+        """(B, T): with rivals, similarity minus that of the best text of the kind (so 0 or less); without,
+        minus the mean over the bank."""
         similarities = np.asarray(image_embeddings, np.float64) @ self.text_embeddings.T  # (B, T)
-        margins: Doubles = similarities - similarities.mean(axis=1, keepdims=True)
+        reference = np.repeat(similarities.mean(axis=1, keepdims=True), similarities.shape[1], axis=1)
         for texts in self.rivals:
-            among = similarities[:, texts]  # (B, t)
-            second, best = np.partition(among, (-2, -1), axis=1)[:, -2:].T[:, :, None]  # (B, 1) each
-            margins[:, texts] = among - np.where(among == best, second, best)
-        return margins
+            reference[:, texts] = similarities[:, texts].max(axis=1, keepdims=True)
+        relative: Doubles = np.subtract(similarities, reference, out=reference)
+        return relative
 
     def __call__(self, image_embeddings: Floats) -> Bools:
         """(B, T): is the text present in the image? Embeddings (B, D) of unit length, as stored."""
-        return self.margins(image_embeddings) >= self.threshold
+        return self.relative_similarities(image_embeddings) >= self.threshold
 
 
 def otsu(values: Floats) -> float:
@@ -145,7 +144,7 @@ class ConceptCounts:
     def accuracy(self, class_id: Ints, text_index: Ints) -> TwoSides:
         """Pairs (P,): right predictions among the class's own images, with and without the concept."""
         right_with, n_with = self.right_with[class_id, text_index], self.of_class_with[class_id, text_index]
-        return TwoSides(
+        return two_sides(
             right_with, n_with, self.right[class_id] - right_with, self.of_class[class_id] - n_with
         )
 
@@ -153,10 +152,10 @@ class ConceptCounts:
         """Pairs (P,): images of other classes that are called this class, with and without the concept. A
         shortcut shows here too: the cue alone draws strangers into the class."""
         own, all_ = self.accuracy(class_id, text_index), self.predictions(class_id, text_index)
-        return TwoSides(*(every - mine for every, mine in zip(all_, own, strict=True)))
+        return two_sides(*(every - mine for every, mine in zip(all_, own, strict=True)))
 
     def predictions(self, class_id: Ints, text_index: Ints) -> TwoSides:
         """Pairs (P,): images of any class that are called this class, with and without the concept."""
         called_with, n_with = self.predicted_with[class_id, text_index], self.with_text[text_index]
         called, n = self.predicted[class_id], self.predicted.sum()
-        return TwoSides(called_with, n_with, called - called_with, n - n_with)
+        return two_sides(called_with, n_with, called - called_with, n - n_with)

@@ -57,7 +57,8 @@ def verdict(
     association  the interval lies below ``fraction`` of the margin: what there is is too small to matter
     unproven     neither, or fewer than ``least`` images, or a margin that is not positive
 
-    Raises SchemaMismatch for lengths that differ, none at all, or values that are not finite.
+    Leave out images that the edit did not change (`edits.mean_change` of 0): they would speak for an
+    association. Raises SchemaMismatch for lengths that differ, none at all, or values that are not finite.
     """
     drop, control = np.asarray(drop, np.float64), np.asarray(control, np.float64)
     if drop.shape != control.shape or drop.ndim != 1 or not len(drop):

@@ -5,7 +5,7 @@ are not. So every sum here is kept in fixed point, which makes adding exact and 
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,8 @@ Ints = NDArray[np.integer]
 Floats = NDArray[np.floating]
 
 _BITS = 40  # a summand is kept to 2^-40, about 1e-12
-_MOST = float(1 << 22)  # a summand's largest size
+_MOST = float(1 << 40)  # a summand's largest size
+_ROWS = 8192  # float64 adds this many float16 values exactly: 2^13 of at most 2^16, in steps of 2^-24
 _CARRY_AFTER = 1 << 20  # summands of less than 2^40 that an int64 takes with room to spare
 
 
@@ -45,10 +46,9 @@ class ExactSum:
         if not len(row):
             return
         self._make_room(len(row))
-        order = np.argsort(row, kind="stable")
-        rows, starts = np.unique(row[order], return_index=True)
-        for total, digits in zip((self.whole, self.part), _fixed_point(values[order]), strict=True):
-            total[rows] += np.add.reduceat(digits, starts, axis=0)
+        for total, digits in zip((self.whole, self.part), _fixed_point(values), strict=True):
+            rows, sums = _sum_rows(row, digits)
+            total[rows] += sums
 
     def merge(self, other: Self) -> None:
         """Add another sum of the same shape."""
@@ -73,6 +73,14 @@ class ExactSum:
         self.whole += self.part >> _BITS
         self.part &= (1 << _BITS) - 1
         self.pending = 0
+
+
+def _sum_rows(row: Ints, values: NDArray[Any]) -> tuple[Ints, NDArray[Any]]:
+    """The different values of ``row`` (B,), and for each the sum of its rows of values (B, n), B > 0."""
+    order = np.argsort(row, kind="stable")
+    rows, starts = np.unique(row[order], return_index=True)
+    wide = np.int64 if values.dtype == np.int64 else np.float64
+    return rows, np.add.reduceat(values[order], starts, axis=0, dtype=wide)
 
 
 def _fixed_point(values: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -222,7 +230,10 @@ class GroupShares:
 
 
 class ClassMeans:
-    """Mean pooled activations by class (C, K), in any order and any cut of the images."""
+    """Mean pooled activations by class (C, K), the same for any order and any cut of the images.
+
+    Activations are taken as float16, as the store keeps them.
+    """
 
     def __init__(self, classes: int, channels: int) -> None:
         self.classes, self.channels = classes, channels
@@ -233,7 +244,11 @@ class ClassMeans:
         """Take B images: class (B,), pooled activations (B, K)."""
         check_shape("pooled", pooled, (None, self.channels))
         check_ids("class_id", class_id, len(pooled), self.classes)
-        self.sums.add_rows(class_id, pooled)
+        for start in range(0, len(class_id), _ROWS):
+            block = slice(start, start + _ROWS)
+            with np.errstate(over="ignore"):  # what float16 cannot hold is refused as infinite
+                stored = np.asarray(pooled[block], np.float16)
+            self.sums.add_rows(*_sum_rows(class_id[block], stored))
         np.add.at(self.images, class_id, 1)
 
     def merge(self, other: Self) -> None:

@@ -284,8 +284,8 @@ def world(*, biased, confounded, n=3001, seed=1):
     """Images of one shape, one scene, one artefact; two channels and a group for each attribute.
 
     ``biased``: the head goes by the shortcuts' cues as well. ``confounded``: in the images shown the cue goes
-    with its class nearly always, and the directions of a shortcut class's shape channels are drawn to the cue,
-    as fitting on such images does.
+    with its class nearly always, and the directions of a shortcut class's shape channels are drawn to the
+    cue, as fitting on such images does.
     """
     draw = np.random.default_rng(seed)
     shape, scene, artefact = draw.integers(0, 5, n), draw.integers(0, 3, n), draw.integers(0, 3, n)

@@ -88,7 +88,7 @@ def test_texts_of_a_kind_compete():
     images = np.array([[0.5, 0.1, 0.48, 0.3, 0.2], [0.1, 0.6, 0.3, 0.2, 0.2]])
     assert presence(images).tolist() == [[True, False, True, True, False], [False, True, True, False, False]]
     np.testing.assert_allclose(
-        presence.margins(images), [[0.02, -0.2, -0.02, 0.2, -0.3], [-0.2, 0.4, 0.1, -0.4, -0.1]]
+        presence.relative_similarities(images), [[0, -0.2, -0.02, 0, -0.3], [-0.2, 0, 0, -0.4, -0.1]]
     )
 
 
