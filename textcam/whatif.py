@@ -5,8 +5,8 @@ taking a direction out of the activations, is therefore a change of W and b: no 
 pass is run, and the changed head is one that fits into the user's model. Logits are float64, so that which
 side an image falls on does not hang on how images were cut into blocks.
 
-The mean of a channel keeps as much of a cue as the images show it: of a cue in half of all images half is left.
-So flip rates of common cues are on the low side.
+The mean of a channel keeps as much of a cue as the images show it: of a cue in half of all images half is
+left. So flip rates of common cues are on the low side.
 """
 
 from dataclasses import dataclass
