@@ -86,7 +86,9 @@ class TorchClassifier:
                 target.head.weights.cpu().numpy().copy(), target.head.bias.cpu().numpy().copy()
             )
         self.device = torch.device(device)
-        self._module, self._preprocess, self._layout = module.to(self.device), preprocess, target.layout
+        # Channels last: 1.2 to 2 times the speed for convolutional networks on a CPU, nothing lost for others.
+        self._module = module.to(self.device, memory_format=torch.channels_last)
+        self._preprocess, self._layout = preprocess, target.layout
 
     def prepare(self, image: Image.Image) -> NDArray[Any]:
         """Pixels (3, H, W) of a PIL image.
@@ -103,6 +105,12 @@ class TorchClassifier:
             pooled = self._layout.pool(output)
             shaped = _array(self._layout.to_maps(output)) if maps else None
         return ClassifierOutput(_array(pooled), _array(logits), shaped)
+
+    def maps(self, pixels: NDArray[Any]) -> Floats:
+        """Activation maps (B, K, h, w) of pixels (B, 3, H, W)."""
+        found = self.forward(pixels, maps=True).maps
+        assert found is not None
+        return found
 
     def cam_weights(self, pixels: NDArray[Any], class_ids: NDArray[Any], method: str = "gradcam") -> Floats:
         """Channel weights (B, K) for one class an image, in logits per unit of pooled activation.

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textcam.arrays import Floats, as_floats, check_finite
+from store.errors import ConfigError
+from textcam.arrays import Floats, as_floats, check_finite, unit_rows
 from textcam.cam import membership
 from textcam.select import Selection, select_texts
 
@@ -95,3 +96,33 @@ def explain(
         selection=select_texts(target, text_embeddings, **selection),
         group_contributions=group_contributions(contributions, group_of, count),
     )
+
+
+def word_directions(whole: Floats, region: Floats, form: str) -> Floats:
+    """The channel directions (K, D) that words are chosen by (ours).
+
+    ``whole`` and ``region`` (K, D) are the directions from whole images and from regions, rows of unit
+    length or zeros. ``form`` is "whole", "region" or "both", the bisector of the two; a channel without a
+    region direction keeps its whole one. ConfigError for another form.
+    """
+    whole, region = as_floats("whole", whole, (None, None)), as_floats("region", region, np.shape(whole))
+    if form == "whole":
+        return whole
+    if form not in ("region", "both"):
+        raise ConfigError(
+            f"Unknown form of directions {form!r}.", where="words.form", fix="whole, region or both"
+        )
+    found = region.any(axis=1, keepdims=True)
+    made: Floats = np.where(found, region if form == "region" else unit_rows(whole + region), whole)
+    return made
+
+
+def mean_baseline(head: Floats, pooled: Floats, directions: Floats) -> Floats:
+    """What images would say for the average class (B, D): subtracting it leaves what tells the class from
+    others.
+
+    ``head`` (C, K) are the weights of a linear head, ``pooled`` (B, K), ``directions`` (K, D). Ours; the
+    same as explaining the logit minus the mean of all logits.
+    """
+    mean_weights = as_floats("head", head, (None, None)).mean(axis=0, dtype=np.float64)
+    return explanation_direction((pooled * mean_weights).astype(np.float32), directions)

@@ -1,0 +1,49 @@
+# Two commands are enough: `make demo` and `make test`. Each sets itself up in .venv.
+PYTHON ?= python3
+OUT ?= demo-out
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help demo test test-slow check format lint types layers clean
+
+help:
+	@echo "make demo    render scenes, explain two small classifiers, write a report (OUT=$(OUT))"
+	@echo "make test    run the tests"
+	@echo "make check   format, lint, types, import directions, tests"
+	@echo "make clean   remove .venv and $(OUT)"
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "setting up .venv (about three minutes, 6 GB: the CUDA build of torch comes with torchvision) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[precompute,serve,dev]'
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/textcam demo --out $(OUT)
+
+test: $(READY)
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)
+	@$(BIN)/python -m pytest -m slow
+
+format: $(READY)
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lint: $(READY)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+types: $(READY)
+	@$(BIN)/mypy
+
+layers: $(READY)
+	@$(BIN)/lint-imports
+
+check: lint types layers test
+
+clean:
+	rm -rf .venv $(OUT)

@@ -1,0 +1,232 @@
+"""The configuration of a run: one YAML file, validated whole before anything starts.
+
+Relative paths are relative to the folder of the YAML file, so that a configuration works from anywhere.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from store.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A part of the configuration. Unknown keys are refused: a misspelt option must not be ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ImagesSection(Section):
+    """Which images: a folder (or prefix), WebDataset tars, Parquet with bytes or URIs, or a CSV of URIs."""
+
+    uri: str
+    format: Literal["folder", "webdataset", "parquet", "csv"] = "folder"
+    limit: int | None = Field(default=None, gt=0)
+    labels: Literal["auto", "none"] = "auto"
+    uri_column: str = "uri"
+    bytes_column: str = "image"
+    label_column: str = "label"
+
+
+class ClassifierSection(Section):
+    """The classifier to explain, and the layer whose channels get words."""
+
+    model: str
+    weights: str | None = None
+    layer: str = "auto"
+    class_names: str | None = None
+    options: dict[str, Any] = {}
+    preprocess: dict[str, Any] | None = None
+
+
+class EncoderSection(Section):
+    """The CLIP model that gives images and texts one space."""
+
+    model: str
+    weights: str | None = None
+
+
+class TextsSection(Section):
+    """The text bank: ``builtin``, a .txt or .csv file, or a list of them, and prompt templates."""
+
+    bank: str | list[str] = "builtin"
+    templates: list[str] | None = None
+
+
+class CamSection(Section):
+    """How channel weights are made. With a GAP + linear head all gradient methods equal the head's
+    weights."""
+
+    method: Literal["gradcam", "gradcam++", "xgradcam", "cam"] = "gradcam"
+
+
+class DirectionsSection(Section):
+    """How channel directions are fitted (see textcam.lda)."""
+
+    examples: int = Field(default=100, ge=2, description="M, images a side")
+    shrinkage: float | Literal["ledoit-wolf"] = 0.5
+    regions: bool = True
+
+
+class WordsSection(Section):
+    """How words are chosen for a direction (see textcam.select)."""
+
+    top: int = Field(default=5, ge=1, le=50)
+    screen: int = Field(default=300, ge=1)
+    sparsity: float = Field(default=0.05, ge=0)
+    decorrelation: float = Field(default=0.1, ge=0)
+    form: Literal["whole", "region", "both"] = "both"
+    contrast: bool = True
+
+
+class GroupsSection(Section):
+    """Group clusterings: how many groups of channels, and how many of them one image's explanation keeps."""
+
+    count: int = Field(default=32, ge=1)
+    per_image: int = Field(default=8, ge=1)
+
+
+class ReportSection(Section):
+    """Images a class for which maps are stored, so that pages can show them."""
+
+    exemplars: int = Field(default=6, ge=0)
+    findings: int = Field(default=50, ge=0)
+
+
+class RunSection(Section):
+    """How the work is spread. Changing any of this changes no result."""
+
+    executor: Literal["inline", "ray"] = "ray"
+    address: str | None = None
+    workers: int | None = Field(default=None, ge=1)
+    cpus_per_worker: float = Field(default=1, gt=0)
+    gpus_per_worker: float = Field(default=0, ge=0)
+    device: str = "auto"
+    shard_size: int = Field(default=4096, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    max_error_rate: float = Field(default=0.01, ge=0, le=1)
+    max_attempts: int = Field(default=3, ge=1)
+    max_pixels: int = Field(default=100_000_000, ge=1)
+    max_bytes: int = Field(default=200_000_000, ge=1)
+
+
+class Config(Section):
+    """The whole configuration. ``load_config`` makes one from a file."""
+
+    images: ImagesSection
+    classifier: ClassifierSection
+    encoder: EncoderSection
+    texts: TextsSection = TextsSection()
+    cam: CamSection = CamSection()
+    directions: DirectionsSection = DirectionsSection()
+    words: WordsSection = WordsSection()
+    groups: GroupsSection = GroupsSection()
+    report: ReportSection = ReportSection()
+    run: RunSection = RunSection()
+    store: str
+
+    def resolved(self) -> dict[str, Any]:
+        """What a store remembers of its configuration: all that shapes results, nothing of how it was run."""
+        return self.model_dump(mode="json", exclude={"run", "store"})
+
+
+def load_config(path: str | Path) -> Config:
+    """Read and validate a YAML configuration.
+
+    Raises ConfigError naming the file, the key and the allowed values.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            "There is no such configuration file.", where=path, fix="Write one with `textcam init`."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The configuration cannot be read: {error}.", where=path) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The configuration is not valid YAML: {error}", where=path) from None
+    return make_config(raw, base=path.parent, where=str(path))
+
+
+def make_config(raw: object, *, base: str | Path = ".", where: str = "configuration") -> Config:
+    """Validate a configuration given as plain values; relative paths are taken from ``base``.
+
+    Raises ConfigError with every problem found, not only the first.
+    """
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            "A configuration is a mapping of sections.",
+            where=where,
+            fix=f"Sections: {', '.join(Config.model_fields)}.",
+        )
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        problems = [_explain(problem) for problem in error.errors()]
+        raise ConfigError("\n  ".join(["The configuration is not valid.", *problems]), where=where) from None
+    return _with_absolute_paths(config, Path(base).resolve())
+
+
+def _explain(problem: Any) -> str:
+    """One validation problem as a sentence: the key, what is wrong, what is allowed."""
+    location = [str(part) for part in problem["loc"] if not str(part).startswith(("literal", "function"))]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        allowed = _keys_at(location[:-1])
+        near = difflib.get_close_matches(location[-1], allowed, n=1)
+        guess = f" Did you mean {near[0]}?" if near else ""
+        return f"{key}: unknown key.{guess} Allowed: {', '.join(allowed)}."
+    if problem["type"] == "missing":
+        return f"{key}: is required."
+    return f"{key}: {problem['msg']}, got {problem['input']!r}."
+
+
+def _keys_at(location: list[str]) -> list[str]:
+    model: Any = Config
+    for part in location:
+        annotation = model.model_fields[part].annotation
+        model = next(
+            (one for one in (annotation, *get_args(annotation)) if hasattr(one, "model_fields")), model
+        )
+    return list(model.model_fields)
+
+
+def _with_absolute_paths(config: Config, base: Path) -> Config:
+    def absolute(value: str | None) -> str | None:
+        if value is None or "://" in value or value == "builtin":
+            return value
+        return str((base / value).resolve())
+
+    def weights(value: str | None) -> str | None:
+        # Weights may be a tag of a library ("laion2b_s34b_b79k") or "random": only what exists, or looks
+        # like a file, is a path.
+        if value is None or not (Path(value).suffix or (base / value).exists()):
+            return value
+        return absolute(value)
+
+    def model(value: str) -> str:
+        schema, _, rest = value.partition(":")
+        return f"{schema}:{absolute(rest)}" if schema == "local-dir" else value
+
+    bank = config.texts.bank
+    update: dict[str, Any] = {
+        "store": absolute(config.store),
+        "images": config.images.model_copy(update={"uri": absolute(config.images.uri)}),
+        "classifier": config.classifier.model_copy(
+            update={
+                "weights": weights(config.classifier.weights),
+                "class_names": absolute(config.classifier.class_names),
+            }
+        ),
+        "encoder": config.encoder.model_copy(
+            update={"model": model(config.encoder.model), "weights": weights(config.encoder.weights)}
+        ),
+        "texts": config.texts.model_copy(
+            update={"bank": [absolute(one) for one in bank] if isinstance(bank, list) else absolute(bank)}
+        ),
+    }
+    return config.model_copy(update=update)

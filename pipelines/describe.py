@@ -1,0 +1,187 @@
+"""Description: words for channels and groups, and an explanation of every image.
+
+All of it comes from the store's own tables; no image is opened. Changing the text bank or the number of
+groups redoes this and nothing before it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.directions import Examples, Fitted
+from pipelines.extract import Bench, ShardRecord
+from pipelines.ledger import File, WorkFile, read_arrays, write_arrays
+from pipelines.partial import read_weights
+from store.manifest import PartRecord
+from store.reader import as_matrix, read_part
+from store.writer import write_part
+from textcam.explain import explain, mean_baseline, word_directions
+from textcam.groups import group_channels, group_directions
+from textcam.records import make_rows
+from textcam.select import nearest_texts, similarity, smaller_of_both
+from textcam.texts import TextBank, embed_bank
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Described:
+    """The texts, the groups, the parts that were written, and the file of what all shards share."""
+
+    key: str
+    bank: TextBank
+    shared: WorkFile
+    parts: tuple[PartRecord, ...]
+
+
+def embed_texts(bench: Bench, bank: TextBank, key: str) -> WorkFile:
+    """Unit embeddings (T, D) of the bank and (C, D) of the class names, as a work file."""
+    names = TextBank(
+        bench.classifier.class_names, ("object",) * len(bench.classifier.class_names), bank.templates
+    )
+    arrays = {
+        "texts": embed_bank(bank, bench.encoder.encode_texts),
+        "names": embed_bank(names, bench.encoder.encode_texts),
+    }
+    return write_arrays(bench.store, f"work/texts/{key}.safetensors", arrays)
+
+
+def describe_channels(
+    bench: Bench, examples: Examples, fitted: Fitted, bank: TextBank, texts: File, key: str
+) -> tuple[WorkFile, list[PartRecord]]:
+    """Group the channels, and give channels and groups their words.
+
+    Writes ``texts``, ``channels`` and ``groups``, and a work file with what explanations need.
+    """
+    words, head = bench.config.words, bench.classifier.head
+    embedded = read_arrays(bench.store, texts)
+    text_embeddings, text_ids = embedded["texts"], bank.text_ids
+    directions = word_directions(fitted.whole, fitted.region, words.form)
+    group_of = group_channels(directions, bench.config.groups.count)
+    groups = int(group_of.max()) + 1
+    by_group = group_directions(directions, group_of, groups)
+
+    scores = similarity(directions, text_embeddings)
+    if words.form == "both" and fitted.region.any():
+        scores = smaller_of_both(
+            similarity(fitted.whole, text_embeddings), similarity(fitted.region, text_embeddings)
+        )
+    of_channels = nearest_texts(directions, text_embeddings, top=words.top, scores=scores)
+    of_groups = nearest_texts(by_group, text_embeddings, top=words.top)
+    tables, name = bench.tables, key[:12]
+    made = {
+        "texts": make_rows(
+            tables["texts"], text_id=text_ids, text=bank.texts, kind=bank.kinds, embedding=text_embeddings
+        ),
+        "channels": make_rows(
+            tables["channels"],
+            channel=np.arange(len(directions)),
+            direction=fitted.whole,
+            region_direction=fitted.region,
+            separation=fitted.separation,
+            active_fraction=examples.active_fraction,
+            group_id=group_of,
+            text_ids=_named(of_channels.text_index, text_ids),
+            similarities=_kept(of_channels.text_index, of_channels.similarities),
+        ),
+        "groups": make_rows(
+            tables["groups"],
+            group_id=np.arange(groups),
+            direction=by_group,
+            channels=[np.flatnonzero(group_of == group) for group in range(groups)],
+            text_ids=_named(of_groups.text_index, text_ids),
+            similarities=_kept(of_groups.text_index, of_groups.similarities),
+        ),
+    }
+    parts = [write_part(bench.store, tables[table], rows, name) for table, rows in made.items()]
+    shared: dict[str, Array] = {
+        "directions": directions,
+        "group_of": group_of,
+        "text_ids": text_ids,
+        "text_embeddings": text_embeddings,
+        "name_embeddings": embedded["names"],
+        "mean_pooled": examples.mean_pooled,
+    }
+    if head is not None:
+        shared["head"] = head.weights
+    return write_arrays(bench.store, f"work/shared/{key}.safetensors", shared), parts
+
+
+def _named(index: Array, text_ids: Array) -> list[Array]:
+    return [text_ids[row[row >= 0]] for row in index]
+
+
+def _kept(index: Array, values: Array) -> list[Array]:
+    return [value[row >= 0] for row, value in zip(index, values, strict=True)]
+
+
+# --- every image ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ExplainItem:
+    """One shard to explain, and the file of what all shards share (directions, texts, groups, head)."""
+
+    record: ShardRecord
+    shared: File
+    key: str
+
+
+def explain_shard(bench: Bench, item: ExplainItem) -> PartRecord:
+    """Explanations of one shard's images, for their predicted classes. A stage for ``execute``."""
+    shared = read_arrays(bench.store, item.shared)
+    ids, class_ids, pooled, weights = _evidence(bench, item.record, shared)
+    config = bench.config
+    baseline = None
+    if config.words.contrast and "head" in shared:
+        baseline = mean_baseline(shared["head"], pooled, shared["directions"])
+    made = explain(
+        weights * pooled,
+        shared["directions"],
+        shared["text_embeddings"],
+        shared["group_of"],
+        baseline=baseline,
+        top=config.words.top,
+        screen=config.words.screen,
+        sparsity=config.words.sparsity,
+        decorrelation=config.words.decorrelation,
+    )
+    order = np.argsort(-made.group_contributions, axis=1, kind="stable")[:, : config.groups.per_image]
+    chosen = made.selection.text_index
+    table = bench.tables["explanations"]
+    rows = make_rows(
+        table,
+        image_id=ids,
+        class_id=class_ids,
+        text_ids=_named(chosen, shared["text_ids"]),
+        coefficients=_kept(chosen, made.selection.coefficients),
+        group_ids=list(order),
+        group_contributions=list(np.take_along_axis(made.group_contributions, order, axis=1)),
+    )
+    return write_part(bench.store, table, rows, f"{item.record.index:06d}-{item.key[:12]}")
+
+
+def _evidence(
+    bench: Bench, record: ShardRecord, shared: dict[str, Array]
+) -> tuple[Array, Array, NDArray[np.float32], NDArray[np.float32]]:
+    """A shard's ids (B,), predicted classes (B,), pooled activations (B, K) and channel weights (B, K)."""
+    images, activations = record.part("images"), record.part("activations")
+    if images is None or activations is None:
+        raise ValueError(f"shard {record.index} has no images to explain")
+    rows = read_part(bench.store, images, ["image_id", "prediction"])
+    ids, class_ids = rows["image_id"].to_numpy(), rows["prediction"].to_numpy()
+    found = read_part(bench.store, activations)
+    pooled = as_matrix(found["pooled"].combine_chunks())[np.searchsorted(found["image_id"].to_numpy(), ids)]
+    if "head" in shared:
+        return ids, class_ids, pooled, shared["head"][class_ids]
+    weight_ids, weights = read_weights(bench.store, record.partial)
+    order = np.argsort(weight_ids)
+    return ids, class_ids, pooled, weights[order][np.searchsorted(weight_ids[order], ids)].astype(np.float32)
+
+
+def explanation_items(records: Sequence[ShardRecord], shared: File, key: str) -> list[ExplainItem]:
+    """One item per shard that has images."""
+    return [ExplainItem(record, shared, key) for record in records if record.images]

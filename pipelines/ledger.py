@@ -1,0 +1,125 @@
+"""What is already done: one small record per piece of work, under a key made of everything that shaped it.
+
+A record counts only if every file that it names is in place and has the hash that was written down. So a run
+that was killed goes on where it was, and a changed model or file redoes what depends on it and nothing else.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from store.errors import Damaged
+from store.manifest import PartRecord
+from store.storage import Storage
+
+
+class File(Protocol):
+    """A written file: a part of the store, or a work file."""
+
+    @property
+    def path(self) -> str:
+        """Where it lies in the store's storage."""
+
+    @property
+    def bytes(self) -> int:
+        """Its size."""
+
+    @property
+    def sha256(self) -> str:
+        """Its hash, hexadecimal."""
+
+
+@dataclass(frozen=True)
+class WorkFile:
+    """A file between stages: it belongs to a run, not to a snapshot."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How a kind of record becomes plain JSON, comes back, and which files it names."""
+
+    dump: Callable[[Any], Any]
+    load: Callable[[Any], Any]
+    files: Callable[[Any], Sequence[File]]
+
+
+WORK_FILES = Codec(asdict, lambda plain: WorkFile(**plain), lambda file: [file])
+PARTS = Codec(PartRecord.to_dict, PartRecord.from_dict, lambda part: [part])
+MAYBE_PARTS = Codec(
+    lambda part: [part.to_dict()] if part else [],
+    lambda plain: PartRecord.from_dict(plain[0]) if plain else None,
+    lambda part: [part] if part else [],
+)
+
+
+class Ledger:
+    """Records of finished work, in ``work/records/<stage>/<key>.json``."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def get(self, stage: str, key: str) -> Any:
+        """The result of finished work, or None if it was never done or its files do not hold."""
+        try:
+            record = json.loads(self._storage.read(self._path(stage, key)))
+            files = [WorkFile(**one) for one in record["files"]]
+            result = record["result"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+        return result if all(holds(self._storage, one) for one in files) else None
+
+    def put(self, stage: str, key: str, result: Any, files: Sequence[File]) -> None:
+        """Write down finished work; the last step of it. ``result`` is plain JSON."""
+        named = [{"path": one.path, "bytes": one.bytes, "sha256": one.sha256} for one in files]
+        text = json.dumps({"files": named, "result": result}, sort_keys=True)
+        self._storage.put(self._path(stage, key), text.encode())
+
+    def once(self, stage: str, key: str, work: Callable[[], tuple[Any, Sequence[File]]]) -> Any:
+        """The result of ``work``, done now or taken from its record. ``work`` gives plain JSON and its
+        files."""
+        found = self.get(stage, key)
+        if found is None:
+            found, files = work()
+            self.put(stage, key, found, files)
+        return found
+
+    @staticmethod
+    def _path(stage: str, key: str) -> str:
+        return f"work/records/{stage}/{key}.json"
+
+
+def holds(storage: Storage, file: File) -> bool:
+    """Whether a file is there with the bytes that were written."""
+    try:
+        if storage.size(file.path) != file.bytes:
+            return False
+        return hashlib.sha256(storage.read(file.path)).hexdigest() == file.sha256
+    except FileNotFoundError:
+        return False
+
+
+def write_arrays(storage: Storage, path: str, arrays: Mapping[str, NDArray[Any]]) -> WorkFile:
+    """Write plain arrays between stages, as safetensors: they run no code when read."""
+    data = save({name: np.asarray(array, order="C") for name, array in arrays.items()})
+    storage.put(path, data)
+    return WorkFile(path, len(data), hashlib.sha256(data).hexdigest())
+
+
+def read_arrays(storage: Storage, file: File) -> dict[str, NDArray[Any]]:
+    """The arrays of a work file, after its hash was checked. Raises Damaged."""
+    data = storage.read(file.path)
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        raise Damaged(
+            "A work file is not the one that was written.", where=file.path, fix="Delete it and rerun."
+        )
+    return dict(load(data))

@@ -1,0 +1,309 @@
+"""The whole run: plan, extract, directions, describe, publish. Resumes by itself; commits once, at the end.
+
+Each piece of work has a record under a key of all that shaped it (see ``ledger``), so a second call does
+what is missing and nothing else. *n in = n ok + n errors* is checked before anything is committed.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial as bind
+from typing import Any
+
+from pipelines import describe, directions, extract, findings, publish
+from pipelines.config import Config
+from pipelines.execute import Pool, Stage, open_pool
+from pipelines.extract import SHARDS, Bench, ShardRecord, digest, extract_shard
+from pipelines.images import ImagePlan, class_ids_of, plan_shards, read_aliases
+from pipelines.ledger import MAYBE_PARTS, PARTS, WORK_FILES, Codec, File, Ledger, WorkFile
+from store.errors import RunIncomplete
+from store.manifest import Manifest, PartRecord, snapshots
+from store.reader import read_part
+from textcam.texts import TextBank, load_bank
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a stage is: ``done`` of ``total`` units of work; images and errors so far."""
+
+    stage: str
+    done: int
+    total: int
+    images: int = 0
+    errors: int = 0
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a finished run made."""
+
+    store: str
+    snapshot: int
+    images: int
+    errors: int
+    findings: int
+    seconds: float
+    new: bool
+
+
+def precompute(config: Config, report: Report = lambda progress: None) -> RunSummary:
+    """Run everything that is not done yet, and commit a snapshot.
+
+    Raises SourceError, ModelError or ConfigError before any work; RunIncomplete if too many images failed or
+    some shards could not be finished: then nothing is committed and the next call goes on from there.
+    """
+    started = time.monotonic()
+    report(Progress("plan", 0, 1))
+    plan = plan_shards(config.images, config.run.shard_size)
+    bench = Bench(config)
+    aliases = read_aliases(config.classifier.class_names)
+    labels = class_ids_of(plan.labels, bench.classifier.class_names, aliases)
+    bench.labels = labels
+    report(Progress("plan", 1, 1, images=plan.rows.num_rows))
+    with open_pool(config.run, bind(Bench, config, labels)) as pool:
+        run = _Run(bench, plan, pool, Ledger(bench.store), report)
+        manifest, new = run.everything()
+    return RunSummary(
+        store=config.store,
+        snapshot=manifest.snapshot,
+        images=sum(part.rows for part in manifest.of("images")),
+        errors=sum(part.rows for part in manifest.of("errors")),
+        findings=sum(part.rows for part in manifest.of("findings")),
+        seconds=time.monotonic() - started,
+        new=new,
+    )
+
+
+class _Run:
+    """One run: the stages in order, each a method that gives what the next one needs."""
+
+    def __init__(self, bench: Bench, plan: ImagePlan, pool: Pool, ledger: Ledger, report: Report) -> None:
+        self.bench, self.plan, self.pool, self.ledger, self.report = bench, plan, pool, ledger, report
+        self.config = bench.config
+
+    def everything(self) -> tuple[Manifest, bool]:
+        """All stages. Returns the committed manifest and whether it is a new one."""
+        shards = self.extract_shards()
+        self.check_counts(shards)
+        key, examples, fitted, examples_part = self.fit_directions(shards)
+        described = self.explain(shards, key, examples, fitted)
+        parts = [part for shard in shards for part in shard.parts]
+        parts += [
+            examples_part,
+            *described.parts,
+            *self.audit(shards, described),
+            *self.maps(shards, described),
+        ]
+        self.report(Progress("commit", 0, 1))
+        before = snapshots(self.bench.store)
+        manifest = publish.publish(self.bench, self.fingerprints(described.bank), parts)
+        self.report(Progress("commit", 1, 1))
+        return manifest, manifest.snapshot not in before
+
+    def fingerprints(self, bank: TextBank) -> dict[str, str]:
+        """What made this store."""
+        return {
+            "classifier": self.bench.classifier.fingerprint,
+            "encoder": self.bench.encoder.fingerprint,
+            "texts": bank.fingerprint,
+            "plan": self.plan.fingerprint,
+            "configuration": digest(self.config.resolved()),
+        }
+
+    # --- spreading work -------------------------------------------------------------------------------------
+
+    def spread(
+        self,
+        name: str,
+        stage: Stage,
+        items: Iterable[tuple[str, Any]],
+        total: int,
+        codec: Codec,
+        count: Callable[[Any], tuple[int, int]] = lambda record: (0, 0),
+    ) -> list[Any]:
+        """One record per (key, item): from the ledger where it holds, else from a worker.
+
+        Raises RunIncomplete, after all other items are finished, if some could not be.
+        """
+        records: dict[str, Any] = {}
+        order: list[str] = []
+        missing: list[_Keyed] = []
+        for key, item in items:
+            order.append(key)
+            found = self.ledger.get(name, key)
+            if found is None:
+                missing.append(_Keyed(key, item))
+            else:
+                records[key] = codec.load(found)
+        failures: list[str] = []
+        self._tell(name, records, total, count)
+        for outcome in self.pool.map(_Unkeyed(stage), missing):
+            if outcome.failure is not None:
+                failures.append(f"{outcome.item.label()}: {outcome.failure}")
+                continue
+            dumped = codec.dump(outcome.record)
+            self.ledger.put(name, outcome.item.key, dumped, codec.files(outcome.record))
+            records[outcome.item.key] = outcome.record
+            self._tell(name, records, total, count)
+        if failures:
+            raise RunIncomplete(
+                f"{len(failures)} of {total} units of '{name}' could not be finished; the others are kept.",
+                where="; ".join(failures[:5]),
+                fix="Run the same command again: it takes up what is missing.",
+            )
+        return [records[key] for key in order]
+
+    def _tell(
+        self, name: str, records: dict[str, Any], total: int, count: Callable[[Any], tuple[int, int]]
+    ) -> None:
+        counts = [count(record) for record in records.values()]
+        images, errors = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
+        self.report(Progress(name, len(records), total, images, errors))
+
+    # --- the stages -----------------------------------------------------------------------------------------
+
+    def extract_shards(self) -> list[ShardRecord]:
+        """Both models over all images."""
+        items = ((extract.shard_key(self.bench, shard), shard) for shard in self.plan.shards())
+        count: Callable[[ShardRecord], tuple[int, int]] = lambda record: (record.images, record.errors)  # noqa: E731
+        return self.spread("extract", extract_shard, items, len(self.plan), SHARDS, count)
+
+    def check_counts(self, shards: Sequence[ShardRecord]) -> None:
+        """Nothing lost, and not too much unusable."""
+        planned = self.plan.rows.num_rows
+        good, bad = sum(shard.images for shard in shards), sum(shard.errors for shard in shards)
+        if good + bad != planned:
+            raise RunIncomplete(
+                f"{planned} images went in, {good} + {bad} came out.", where=self.config.store
+            )
+        if bad > self.config.run.max_error_rate * planned or good == 0:
+            reasons = self._some_errors(shards)
+            raise RunIncomplete(
+                f"{bad} of {planned} images could not be used; "
+                f"run.max_error_rate allows {self.config.run.max_error_rate:.2%}. Nothing was committed.",
+                where=reasons,
+                fix="Mend or remove these files, or raise run.max_error_rate.",
+            )
+
+    def _some_errors(self, shards: Sequence[ShardRecord], most: int = 5) -> str:
+        lines: list[str] = []
+        for shard in shards:
+            part = shard.part("errors")
+            if part is not None and len(lines) < most:
+                rows = read_part(self.bench.store, part).slice(0, most - len(lines)).to_pylist()
+                lines += [f"{row['uri']} ({row['stage']}: {row['reason']})" for row in rows]
+        return "; ".join(lines)
+
+    def fit_directions(
+        self, shards: Sequence[ShardRecord]
+    ) -> tuple[str, directions.Examples, directions.Fitted, PartRecord]:
+        """Examples, and directions from whole images and from regions; and the key of it all."""
+        settings, bench = self.config.directions, self.bench
+        key = digest([shard.key for shard in shards], settings.model_dump(mode="json"))
+
+        def merge() -> tuple[Any, list[File]]:
+            self.report(Progress("examples", 0, 1))
+            file, part = directions.merge_examples(bench, shards, key)
+            return [WORK_FILES.dump(file), PARTS.dump(part)], [file, part]
+
+        merged, part = self.ledger.once("examples", key, merge)
+        self.report(Progress("examples", 1, 1))
+        examples = directions.read_examples(bench, WORK_FILES.load(merged))
+        regions: list[WorkFile] = []
+        if settings.regions and bench.encoder.has_dense:
+            items = [
+                (digest(key, item.shard.index), item)
+                for item in directions.region_items(self.plan, examples, key)
+            ]
+            regions = self.spread("regions", directions.region_vectors, items, len(items), WORK_FILES)
+
+        def fit() -> tuple[Any, list[File]]:
+            self.report(Progress("directions", 0, 1))
+            file = directions.fit(bench, shards, examples, regions, key)
+            return WORK_FILES.dump(file), [file]
+
+        fitted = WORK_FILES.load(self.ledger.once("directions", key, fit))
+        self.report(Progress("directions", 1, 1))
+        return key, examples, directions.read_fitted(bench, fitted), PARTS.load(part)
+
+    def explain(
+        self, shards: Sequence[ShardRecord], directions_key: str, examples: directions.Examples, fitted: Any
+    ) -> describe.Described:
+        """Words for channels and groups, and explanations of all images."""
+        bench = self.bench
+        bank = load_bank(self.config.texts.bank, self.config.texts.templates)
+        texts_key = digest(bench.encoder.fingerprint, bank.fingerprint, bench.classifier.class_names)
+
+        def embed() -> tuple[Any, list[File]]:
+            self.report(Progress("texts", 0, 1))
+            file = describe.embed_texts(bench, bank, texts_key)
+            return WORK_FILES.dump(file), [file]
+
+        texts = WORK_FILES.load(self.ledger.once("texts", texts_key, embed))
+        self.report(Progress("texts", 1, 1))
+        sections = [self.config.words, self.config.groups]
+        key = digest(directions_key, texts_key, [one.model_dump(mode="json") for one in sections])
+
+        def name_channels() -> tuple[Any, Sequence[File]]:
+            self.report(Progress("words", 0, 1))
+            shared, parts = describe.describe_channels(bench, examples, fitted, bank, texts, key)
+            return [WORK_FILES.dump(shared), [PARTS.dump(part) for part in parts]], [shared, *parts]
+
+        shared_plain, plain_parts = self.ledger.once("words", key, name_channels)
+        self.report(Progress("words", 1, 1))
+        shared, parts = WORK_FILES.load(shared_plain), [PARTS.load(part) for part in plain_parts]
+        items = [
+            (digest(key, one.record.key), one) for one in describe.explanation_items(shards, shared, key)
+        ]
+        parts += self.spread("explain", describe.explain_shard, items, len(items), PARTS)
+        return describe.Described(key, bank, shared, tuple(parts))
+
+    def audit(self, shards: Sequence[ShardRecord], described: describe.Described) -> list[PartRecord]:
+        """Classes, their texts, and findings."""
+        bench = self.bench
+        key = digest(described.key, self.config.report.model_dump(mode="json"))
+
+        def work() -> tuple[Any, Sequence[File]]:
+            self.report(Progress("audit", 0, 1))
+            parts = findings.audit(bench, shards, described, key)
+            return [PARTS.dump(part) for part in parts], parts
+
+        plain = self.ledger.once("audit", key, work)
+        self.report(Progress("audit", 1, 1))
+        return [PARTS.load(part) for part in plain]
+
+    def maps(self, shards: Sequence[ShardRecord], described: describe.Described) -> list[PartRecord]:
+        """The maps that pages show."""
+        exemplars = publish.choose_exemplars(self.bench, shards)
+        key = digest(described.key, exemplars, self.config.cam.model_dump(mode="json"))
+        units = publish.map_items(self.plan, exemplars, described.shared, key)
+        items = [(digest(key, unit.shard.index), unit) for unit in units]
+        made = self.spread("maps", publish.draw_maps, items, len(items), MAYBE_PARTS)
+        return [part for part in made if part is not None]
+
+
+@dataclass(frozen=True)
+class _Keyed:
+    """An item and the key of its record."""
+
+    key: str
+    item: Any
+
+    def label(self) -> str:
+        """The item's name in a message."""
+        shard = getattr(self.item, "shard", None) or getattr(self.item, "record", None) or self.item
+        return f"shard {shard.index}"
+
+
+@dataclass(frozen=True)
+class _Unkeyed:
+    """A stage over keyed items."""
+
+    stage: Stage
+
+    def __call__(self, bench: Any, keyed: _Keyed) -> Any:
+        """The stage's record of the item."""
+        return self.stage(bench, keyed.item)

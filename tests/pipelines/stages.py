@@ -1,0 +1,60 @@
+"""Stages and benches for the executors' tests: at module level, because they cross process borders."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from store.errors import ConfigError, StorageUnavailable
+
+
+class Counter:
+    """A bench that knows its process."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+
+def make_counter(folder: str) -> Counter:
+    return Counter(folder)
+
+
+def square(bench: Counter, item: int) -> int:
+    return item * item
+
+
+def odd_ones_fail(bench: Counter, item: int) -> int:
+    if item % 2:
+        raise ValueError(f"{item} is odd")
+    return item
+
+
+def forbidden(bench: Counter, item: int) -> int:
+    raise ConfigError("no such thing", where="key", fix="remove it")
+
+
+def away_once(bench: Counter, item: int) -> int:
+    """Storage that is away at the first attempt."""
+    mark = bench.folder / f"tried-{item}"
+    if not mark.exists():
+        mark.touch()
+        raise StorageUnavailable("away", where="bucket")
+    return item
+
+
+def kills_worker_once(bench: Counter, item: int) -> int:
+    mark = bench.folder / f"died-{item}"
+    if item == 3 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def always_kills(bench: Counter, item: int) -> Any:
+    if item == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def process_of(bench: Counter, item: int) -> int:
+    return os.getpid()

@@ -1,0 +1,92 @@
+"""Both executors keep one contract: an outcome per item, failures by name, nothing silent."""
+
+import os
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from pipelines import execute
+from pipelines.config import RunSection
+from pipelines.execute import InlinePool, local_ray, open_pool
+from store.errors import ConfigError
+from tests.pipelines import stages
+
+
+@pytest.fixture(scope="module")
+def ray_here():
+    with local_ray():
+        yield
+
+
+@pytest.fixture(params=["inline", "ray"])
+def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> RunSection:
+    monkeypatch.setattr(execute, "_RETRY_SECONDS", 0.01)
+    if request.param == "ray":
+        request.getfixturevalue("ray_here")
+    return RunSection(executor=request.param, workers=2, cpus_per_worker=0.5)
+
+
+def outcomes(run: RunSection, stage, items, folder: Path):
+    with open_pool(run, partial(stages.make_counter, str(folder))) as pool:
+        found = list(pool.map(stage, items))
+    return sorted(found, key=lambda outcome: outcome.item)
+
+
+def test_each_item_has_its_record(run: RunSection, tmp_path: Path) -> None:
+    found = outcomes(run, stages.square, range(7), tmp_path)
+    assert [(one.item, one.record, one.failure) for one in found] == [(n, n * n, None) for n in range(7)]
+
+
+def test_no_items_no_outcomes(run: RunSection, tmp_path: Path) -> None:
+    assert outcomes(run, stages.square, [], tmp_path) == []
+
+
+def test_a_failure_costs_its_own_item_only(run: RunSection, tmp_path: Path) -> None:
+    found = outcomes(run, stages.odd_ones_fail, range(4), tmp_path)
+    assert [(one.record, one.failure) for one in found] == [
+        (0, None),
+        (None, "ValueError: 1 is odd"),
+        (2, None),
+        (None, "ValueError: 3 is odd"),
+    ]
+
+
+def test_a_wrong_configuration_stops_the_run_by_name(run: RunSection, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        outcomes(run, stages.forbidden, range(4), tmp_path)
+    assert (caught.value.what, caught.value.where, caught.value.fix) == ("no such thing", "key", "remove it")
+
+
+def test_storage_that_was_away_is_asked_again(run: RunSection, tmp_path: Path) -> None:
+    found = outcomes(run, stages.away_once, range(3), tmp_path)
+    assert [(one.record, one.attempts) for one in found] == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_a_killed_worker_is_replaced_and_its_item_done_again(ray_here, tmp_path: Path) -> None:
+    run = RunSection(executor="ray", workers=2, cpus_per_worker=0.5)
+    found = outcomes(run, stages.kills_worker_once, range(6), tmp_path)
+    assert [(one.record, one.attempts) for one in found] == [(n, 2 if n == 3 else 1) for n in range(6)]
+
+
+def test_an_item_that_keeps_killing_its_worker_is_set_aside(ray_here, tmp_path: Path) -> None:
+    run = RunSection(executor="ray", workers=2, cpus_per_worker=0.5, max_attempts=2)
+    found = outcomes(run, stages.always_kills, range(6), tmp_path)
+    assert [one.record for one in found] == [0, 1, 2, None, 4, 5]
+    assert found[3].failure is not None
+    assert found[3].failure.startswith("its worker died 2 times")
+
+
+def test_ray_works_in_other_processes_and_inline_in_this_one(ray_here, tmp_path: Path) -> None:
+    away = outcomes(RunSection(executor="ray", workers=2, cpus_per_worker=0.5), stages.process_of, range(4), tmp_path)
+    here = outcomes(RunSection(executor="inline"), stages.process_of, range(4), tmp_path)
+    assert os.getpid() not in {one.record for one in away}
+    assert {one.record for one in here} == {os.getpid()}
+
+
+def test_a_pool_without_work_makes_no_bench() -> None:
+    def refuse() -> None:
+        raise AssertionError("no bench was needed")
+
+    with InlinePool(RunSection(executor="inline"), refuse) as pool:
+        assert list(pool.map(stages.square, [])) == []
