@@ -22,10 +22,11 @@ _ROWS = 8192  # float64 adds this many float16 values exactly: 2^13 of at most 2
 _CARRY_AFTER = 1 << 20  # summands of less than 2^40 that an int64 takes with room to spare
 
 
-class ExactSum:
+class CellSums:
     """An array of sums that do not depend on the order of their summands (ours).
 
-    A value is cut into its whole part and 40 binary digits after the point, each summed as int64. One call
+    Unlike the sums of `textcam.exact`, values go to cells and rows of their own and need no common step: a
+    value is cut into its whole part and 40 binary digits after the point, each summed as int64. One call
     may bring up to four million values for the same cell.
     """
 
@@ -132,7 +133,7 @@ class TextShares:
 
     def __init__(self, classes: int, texts: int) -> None:
         self.classes, self.texts = classes, texts
-        self.evidence = ExactSum((classes, texts))
+        self.evidence = CellSums((classes, texts))
         self.n = np.zeros((classes, texts), np.int64)
         self.images = np.zeros(classes, np.int64)
 
@@ -193,8 +194,8 @@ class GroupShares:
 
     def __init__(self, classes: int, groups: int) -> None:
         self.classes, self.groups = classes, groups
-        self.sum_for = ExactSum((classes, groups))
-        self.sum_against = ExactSum((classes, groups))
+        self.sum_for = CellSums((classes, groups))
+        self.sum_against = CellSums((classes, groups))
         self.images = np.zeros(classes, np.int64)
 
     def update(self, class_id: Ints, group_contributions: Floats) -> None:
@@ -237,7 +238,7 @@ class ClassMeans:
 
     def __init__(self, classes: int, channels: int) -> None:
         self.classes, self.channels = classes, channels
-        self.sums = ExactSum((classes, channels))
+        self.sums = CellSums((classes, channels))
         self.images = np.zeros(classes, np.int64)
 
     def update(self, class_id: Ints, pooled: Floats) -> None:

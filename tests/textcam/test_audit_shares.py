@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from store.errors import SchemaMismatch
-from textcam.shares import ClassMeans, ExactSum, GroupShares, TextShares
+from textcam.shares import ClassMeans, CellSums, GroupShares, TextShares
 
 
 def four_images():
@@ -79,9 +79,9 @@ def test_any_cut_of_the_images_gives_the_same_bits():
     assert gather(draw.permutation(n), 7) == whole
 
 
-def test_exact_sum_agrees_with_fractions_and_carries():
+def test_cell_sums_agrees_with_fractions_and_carries():
     values = np.array([0.1, -0.3, 1e-7, 65504.0, -2.5, 1 / 3], np.float32)
-    total = ExactSum((2,))
+    total = CellSums((2,))
     for _ in range(3):
         total.add_cells((np.array([0, 0, 1, 0, 1, 1]),), values)
     wanted = [
@@ -93,8 +93,8 @@ def test_exact_sum_agrees_with_fractions_and_carries():
     assert (total.part < 1 << 40).all()
 
 
-def test_exact_sum_survives_more_summands_than_one_integer_takes():
-    total = ExactSum((1,))
+def test_cell_sums_survives_more_summands_than_one_integer_takes():
+    total = CellSums((1,))
     almost_one = np.full(1 << 20, np.float32(1 - 2**-24))
     for _ in range(9):  # 9 * 2^60 would not fit
         total.add_cells((np.zeros(1 << 20, np.int64),), almost_one)
