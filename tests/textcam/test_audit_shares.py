@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from store.errors import SchemaMismatch
-from textcam.shares import ClassMeans, CellSums, GroupShares, TextShares
+from textcam.shares import CellSums, ClassMeans, GroupShares, TextShares
 
 
 def four_images():
