@@ -4,17 +4,13 @@ For a channel with positives P and negatives N in embedding space, s = (S + lamb
 where S is the pooled within-class covariance. There are fewer examples than dimensions (2M < D), so S is
 singular and shrinkage is needed: S becomes (1 - gamma) S + gamma (tr S / D) I, with gamma given by the
 caller or, per channel, by the Ledoit-Wolf formula on the within-class residuals. For a given gamma this is
-the direction that scikit-learn's LinearDiscriminantAnalysis(solver="lsqr", shrinkage=gamma) finds; its
-"auto" shrinks each class on its own after scaling the dimensions, ours shrinks the pooled covariance as it
-is.
+the direction of scikit-learn's LinearDiscriminantAnalysis(solver="lsqr", shrinkage=gamma). Its "auto"
+shrinks each class on its own after scaling the dimensions; ours shrinks the pooled covariance as it is.
 
-The solve is in the space of the n = 2M examples, not of the D dimensions. With z the centred class labels
-and K the examples' centred Gram matrix, the same direction (up to length) is X' Q z with
-
-    Q = ((1 - gamma) K + n gamma (tr S / D) I)^-1            (n x n; ridge regression of z on the embeddings)
-
-because K holds the between-class part as one more rank, which changes only the length of the solution. Q also
-gives, in closed form, what each pair of examples would score if the direction were fitted without them.
+The solve is in the space of the n = 2M examples, not of the D dimensions. With the within-class residuals X
+(n, D), d the difference of the means, kappa = n gamma (tr S / D) / (1 - gamma) and Q = (X X' + kappa I)^-1
+(n x n), the same direction up to its length is d - X' Q X d (Woodbury). Q also gives, in closed form, what
+each pair of examples would score if the direction were fitted without them.
 """
 
 from collections.abc import Callable
@@ -31,9 +27,11 @@ from textcam.arrays import Doubles, Floats, Ids, check_shape, unit_rows
 
 Shrinkage = float | Literal["ledoit-wolf"]
 Mask = NDArray[np.bool_]
+Reals = NDArray[np.floating[Any]]
 # The mean difference is the limit gamma -> 1, where held-out scores would be 0 / 0; this is as close as
 # float64 can go and agrees with the limit to six digits.
 _LARGEST_SHRINKAGE = 1.0 - 1e-6
+_SINGLE = (0.1, 0.98)  # shrinkage for which float32 gives the direction and the held-out scores
 _SMALLEST_PIECE = 32  # matrices below this size are inverted by LAPACK
 
 
@@ -58,7 +56,7 @@ def fit_directions(
     shrinkage: Shrinkage,
     positive_counts: NDArray[np.integer] | None = None,
     negative_counts: NDArray[np.integer] | None = None,
-    block: int = 32,
+    block: int = 4,
     threads: int = 1,
 ) -> ChannelDirections:
     """Directions from the embeddings of ``positives`` (K, M, D) and ``negatives`` (K, M', D).
@@ -75,8 +73,8 @@ def fit_directions(
     real_positives = _leading("positive_counts", positive_counts, *positives.shape[:2])
     real_negatives = _leading("negative_counts", negative_counts, *negatives.shape[:2])
 
-    def gather(part: slice) -> tuple[Doubles, Mask, Mask]:
-        examples = np.concatenate([positives[part], negatives[part]], axis=1, dtype=np.float64)
+    def gather(part: slice) -> tuple[Reals, Mask, Mask]:
+        examples = np.concatenate([positives[part], negatives[part]], axis=1)
         return examples, real_positives[part], real_negatives[part]
 
     return _fit(gather, channels, dim, shrinkage, block, threads)
@@ -88,7 +86,7 @@ def fit_directions_indexed(
     negative_rows: NDArray[np.integer],
     *,
     shrinkage: Shrinkage,
-    block: int = 32,
+    block: int = 4,
     threads: int = 1,
 ) -> ChannelDirections:
     """``fit_directions`` on rows of one matrix ``embeddings`` (N, D), which may be float16 or a memory map.
@@ -106,10 +104,9 @@ def fit_directions_indexed(
                 f"{name} name rows that the {len(embeddings)} embeddings do not have.", where=name
             )
 
-    def gather(part: slice) -> tuple[Doubles, Mask, Mask]:
+    def gather(part: slice) -> tuple[Reals, Mask, Mask]:
         rows = np.concatenate([positive_rows[part], negative_rows[part]], axis=1)
-        examples = embeddings[np.maximum(rows, 0)].astype(np.float64)
-        return examples, positive_rows[part] >= 0, negative_rows[part] >= 0
+        return embeddings[np.maximum(rows, 0)], positive_rows[part] >= 0, negative_rows[part] >= 0
 
     return _fit(gather, channels, embeddings.shape[1], shrinkage, block, threads)
 
@@ -170,7 +167,7 @@ def _check_shrinkage(shrinkage: float) -> float:
 
 
 def _fit(
-    gather: Callable[[slice], tuple[Doubles, Mask, Mask]],
+    gather: Callable[[slice], tuple[Reals, Mask, Mask]],
     channels: int,
     dim: int,
     shrinkage: Shrinkage,
@@ -179,12 +176,15 @@ def _fit(
 ) -> ChannelDirections:
     """Run the engine over blocks; ``gather`` returns a block's examples (b, n, D) and its masks."""
     gamma = None if shrinkage == "ledoit-wolf" else _check_shrinkage(float(shrinkage))
+    # float32 is twice as fast, and enough unless Q is badly conditioned or nearly a multiple of I.
+    kind = np.float32 if gamma is not None and _SINGLE[0] <= gamma <= _SINGLE[1] else np.float64
     direction = np.zeros((channels, dim), dtype=np.float32)
     separation = np.zeros(channels, dtype=np.float32)
 
     def solve(start: int) -> None:
         part = slice(start, min(start + block, channels))
         examples, positive, negative = gather(part)
+        examples = examples.astype(kind, copy=False)
         direction[part], separation[part] = _solve(examples, positive, negative, gamma, start)
 
     # One BLAS thread per block: small matrices gain nothing from more, and the bits do not depend on their
@@ -195,78 +195,70 @@ def _fit(
 
 
 def _solve(
-    examples: Doubles, positive: Mask, negative: Mask, gamma: float | None, first_channel: int
-) -> tuple[Doubles, Doubles]:
+    examples: Reals, positive: Mask, negative: Mask, gamma: float | None, first_channel: int
+) -> tuple[Floats, Doubles]:
     """Unit directions (b, D) and separations (b,) of one block; ``examples`` (b, n, D) is overwritten."""
-    side = positive.shape[1]
+    kind, dim, side = examples.dtype, examples.shape[2], positive.shape[1]
     real = np.concatenate([positive, negative], axis=1)  # (b, n)
-    _clear_missing(examples, real, first_channel)
-    n_pos, n_neg = positive.sum(axis=1, keepdims=True), negative.sum(axis=1, keepdims=True)  # (b, 1)
-    n = np.maximum(n_pos + n_neg, 1)
-    mean_pos = examples[:, :side].sum(axis=1) / np.maximum(n_pos, 1)
-    mean_neg = examples[:, side:].sum(axis=1) / np.maximum(n_neg, 1)
-    difference = mean_pos - mean_neg  # (b, D)
-    labels = np.concatenate([positive * (n_neg / n), negative * (-n_pos / n)], axis=1)  # (b, n), centred
-
-    residuals = examples  # within-class, in place
-    residuals[:, :side] -= positive[:, :, None] * mean_pos[:, None, :]
-    residuals[:, side:] -= negative[:, :, None] * mean_neg[:, None, :]
-    within = np.matmul(residuals, residuals.swapaxes(1, 2))  # (b, n, n)
-    scatter = np.trace(within, axis1=1, axis2=2)
-    shrink = _ledoit_wolf(within, n[:, 0], residuals.shape[2]) if gamma is None else np.full(len(n), gamma)
-    ridge = shrink * scatter / residuals.shape[2]  # n * lambda
-    # Without spread inside the classes nothing corrects the mean difference: any ridge gives the same
-    # direction.
-    ridge = np.where(scatter > 0, ridge, 1.0)
-
-    offset = np.matmul(residuals, difference[:, :, None])[:, :, 0]  # (b, n)
-    length = np.square(difference).sum(axis=1)[:, None, None]
-    gram = within
-    gram += labels[:, :, None] * offset[:, None, :] + offset[:, :, None] * labels[:, None, :]
-    gram += length * (labels[:, :, None] * labels[:, None, :])
-    gram *= (1 - shrink)[:, None, None]
-    gram += ridge[:, None, None] * np.eye(gram.shape[1])
-
-    inverse = inverse_spd(gram)  # (b, n, n)
-    weights = np.matmul(inverse, labels[:, :, None])[:, :, 0]  # (b, n)
-    direction = np.matmul(weights[:, None, :], residuals)[:, 0]
-    direction += (weights * labels).sum(axis=1, keepdims=True) * difference
-    usable = ((n_pos > 0) & (n_neg > 0))[:, 0] & (length[:, 0, 0] > 0)
-    separation = _held_out(inverse, weights, ridge, n[:, 0], positive, negative)
-    separation = np.where(usable & (np.minimum(n_pos, n_neg)[:, 0] > 1), separation, 0.0)
-    return np.where(usable[:, None], unit_rows(direction), 0.0), separation
-
-
-def _clear_missing(examples: Doubles, real: Mask, first_channel: int) -> None:
     if not real.all():
         examples[~real] = 0.0
-    if not np.isfinite(examples.sum()):
-        channel, place, dim = (int(i) for i in np.argwhere(~np.isfinite(examples))[0])
-        raise SchemaMismatch(
-            "An example's embedding holds NaN or infinity.",
-            where=f"channel {first_channel + channel}, example {place}, dimension {dim}",
-            fix="Leave the image out and record it as an error.",
-        )
+    n_pos, n_neg = positive.sum(axis=1), negative.sum(axis=1)  # (b,)
+    n = np.maximum(n_pos + n_neg, 1)
+    mean_pos = examples[:, :side].sum(axis=1, dtype=np.float64) / np.maximum(n_pos, 1)[:, None]
+    mean_neg = examples[:, side:].sum(axis=1, dtype=np.float64) / np.maximum(n_neg, 1)[:, None]
+    difference = mean_pos - mean_neg  # (b, D); NaN or infinity in any example shows up here
+    if not np.isfinite(difference).all():
+        _refuse(examples, first_channel)
+    for rows, mean, held in ((slice(side), mean_pos, positive), (slice(side, None), mean_neg, negative)):
+        off = mean[:, None, :].astype(kind)
+        examples[:, rows] -= off if held.all() else off * held[:, :, None]
+    usable = (n_pos > 0) & (n_neg > 0) & difference.any(axis=1)
+
+    gram = np.matmul(examples, examples.swapaxes(1, 2))  # (b, n, n), examples are residuals by now
+    scatter = np.trace(gram, axis1=1, axis2=2, dtype=np.float64)
+    amount = _ledoit_wolf(gram, n, dim) if gamma is None else np.full(len(n), gamma)
+    # Without spread inside the classes nothing corrects the mean difference: any ridge gives its direction.
+    ridge = np.where(scatter > 0, amount / (1 - amount) * scatter / dim, 1.0)
+    np.einsum("bii->bi", gram)[...] += ridge[:, None].astype(kind)
+
+    inverse = inverse_spd(gram)
+    along = np.matmul(examples, difference[:, :, None].astype(kind))  # X d (b, n, 1)
+    solved = np.matmul(inverse, along)  # Q X d
+    direction = difference - np.matmul(solved.swapaxes(1, 2), examples)[:, 0]  # (b, D)
+    # kappa d' (X'X + kappa I)^-1 d, by the same identity
+    within = np.maximum(np.square(difference).sum(axis=1) - (along * solved).sum(axis=(1, 2)), 0.0)
+    separation = _held_out(inverse, solved[:, :, 0], ridge, within, positive, negative)
+    separation = np.where(usable & (np.minimum(n_pos, n_neg) > 1), separation, 0.0)
+    return unit_rows(np.where(usable[:, None], direction, 0.0)), separation
 
 
-def _ledoit_wolf(within: Doubles, n: Ids, dim: int) -> Doubles:
-    """Ledoit-Wolf shrinkage (b,) of the pooled within-class covariance from its Gram matrix (b, n, n).
+def _refuse(examples: Reals, first_channel: int) -> None:
+    channel, place, dim = (int(i) for i in np.argwhere(~np.isfinite(examples))[0])
+    raise SchemaMismatch(
+        "An example's embedding holds NaN or infinity.",
+        where=f"channel {first_channel + channel}, example {place}, dimension {dim}",
+        fix="Leave the image out and record it as an error.",
+    )
+
+
+def _ledoit_wolf(gram: Reals, n: Ids, dim: int) -> Doubles:
+    """Ledoit-Wolf shrinkage (b,) of the pooled covariance, from the residuals' Gram matrix (b, n, n).
 
     Ledoit and Wolf 2004 with the means taken as known: beta^2 / delta^2, both from sums over examples only,
-    since tr S^2 = |Gram|^2 / n^2 and the sum of all squared outer products is the sum of squared norms of
-    the examples.
+    since tr S^2 = |Gram|^2 / n^2 and the sum of all squared outer products is that of their norms' fourth
+    powers.
     """
-    squared_norms = np.square(np.diagonal(within, axis1=1, axis2=2)).sum(axis=1)
-    second = np.square(within).sum(axis=(1, 2)) / n**2  # tr S^2
-    mean = np.trace(within, axis1=1, axis2=2) / (n * dim)
+    norms = np.square(np.diagonal(gram, axis1=1, axis2=2)).sum(axis=1)
+    second = np.square(gram).sum(axis=(1, 2)) / n**2  # tr S^2
+    mean = np.trace(gram, axis1=1, axis2=2) / (n * dim)
     delta = second - dim * mean**2
-    beta = np.minimum((squared_norms / n - second) / n, delta)
+    beta = np.minimum((norms / n - second) / n, delta)
     shrink = np.divide(beta, delta, out=np.ones(len(n)), where=delta > 0)
     clipped: Doubles = np.clip(shrink, 1e-6, _LARGEST_SHRINKAGE)
     return clipped
 
 
-def inverse_spd(matrix: Doubles) -> Doubles:
+def inverse_spd(matrix: Reals) -> Reals:
     """Inverses of symmetric positive definite matrices (b, n, n), by Schur complements of halves.
 
     Nearly all work is batched matrix products, which makes this several times as fast as a batched LAPACK
@@ -274,15 +266,15 @@ def inverse_spd(matrix: Doubles) -> Doubles:
     """
     size = matrix.shape[1]
     if size <= _SMALLEST_PIECE:
-        small: Doubles = np.linalg.inv(matrix)
+        small: Reals = np.linalg.inv(matrix)
         return small
     half = size // 2
     first = inverse_spd(np.ascontiguousarray(matrix[:, :half, :half]))
     across = np.matmul(first, matrix[:, :half, half:])  # (b, half, rest)
-    complement: Doubles = matrix[:, half:, half:] - np.matmul(matrix[:, half:, :half], across)
+    complement: Reals = matrix[:, half:, half:] - np.matmul(matrix[:, half:, :half], across)
     rest = inverse_spd(complement)
     back = np.matmul(across, rest)
-    inverse = np.empty_like(matrix)
+    inverse: Reals = np.empty_like(matrix)
     inverse[:, half:, half:] = rest
     inverse[:, :half, half:] = -back
     inverse[:, half:, :half] = -back.swapaxes(1, 2)
@@ -291,25 +283,43 @@ def inverse_spd(matrix: Doubles) -> Doubles:
 
 
 def _held_out(
-    inverse: Doubles, weights: Doubles, ridge: Doubles, n: Ids, positive: Mask, negative: Mask
+    inverse: Reals, solved: Reals, ridge: Doubles, within: Doubles, positive: Mask, negative: Mask
 ) -> Doubles:
     """2 AUC - 1 (b,) over all pairs of a positive and a negative, scored by the fit without them (ours).
 
-    For ridge regression with residual matrix R = I - H and residuals e = R z, leaving out a set S predicts
-    its labels as z_S - R_SS^-1 e_S. For a pair (i, j) with labels 1 apart, i scores above j if and only if
-    det R_SS > e_i (R_jj + R_ij) - e_j (R_ii + R_ij). The amount of ridge is kept from the whole fit.
+    The discriminant is ridge regression of the centred labels z on the embeddings. With R = I - H its
+    residual matrix and e = R z, leaving out a pair predicts its labels as z - R_SS^-1 e_S, so positive i
+    scores above negative j if and only if det R_SS > e_i (R_jj + R_ij) - e_j (R_ii + R_ij). kappa is kept
+    from the whole fit.
+
+    H contains the difference of the means, which Q does not. That is one more rank: with q = Q X d,
+    m = d' (X'X + kappa I)^-1 d, c = z'z and the shared factor f = 1 / (1 + c m),
+    e = f (z - c q) and R = kappa Q - 1 1' / n - f (m z z' + z q' + q z' - c q q'), nothing large cancelling.
     """
-    side = positive.shape[1]
-    scale = ridge[:, None, None]
-    shift = 1.0 / n[:, None, None]
-    own = scale[:, :, 0] * np.diagonal(inverse, axis1=1, axis2=2) - shift[:, :, 0]  # R_ii (b, n)
-    error = scale[:, :, 0] * weights  # (b, n)
-    cross = scale * inverse[:, :side, side:] - shift  # R_ij (b, M, M')
-    own_i, own_j = own[:, :side, None], own[:, None, side:]
-    error_i, error_j = error[:, :side, None], error[:, None, side:]
+    kind, side = inverse.dtype, positive.shape[1]
+    n_pos, n_neg = positive.sum(axis=1), negative.sum(axis=1)
+    n = np.maximum(n_pos + n_neg, 1)
+    z = np.concatenate([positive * (n_neg / n)[:, None], negative * (-n_pos / n)[:, None]], axis=1)
+    norm, gain = n_pos * n_neg / n, within / ridge
+    factor = 1.0 / (1.0 + norm * gain)
+
+    def columns(*each: Reals) -> list[Reals]:
+        return [one.reshape(len(n), -1, 1).astype(kind) for one in each]
+
+    label, q, f, m, c, shift, kappa = columns(z, solved, factor, gain, norm, 1.0 / n, ridge)
+    left, right = f * (m * label + q), f * (label - c * q)  # R = kappa Q - 1/n - left z' - right q'
+    own = kappa * np.einsum("bii->bi", inverse)[:, :, None] - shift - left * label - right * q  # R_ii
+    rows, columns_ = slice(None, side), slice(side, None)
+    cross = kappa * inverse[:, rows, columns_] - shift
+    cross -= np.matmul(
+        np.concatenate([left, right], axis=2)[:, rows],
+        np.concatenate([label, q], axis=2)[:, columns_].swapaxes(1, 2),
+    )  # R_ij (b, M, M')
+    own_i, own_j = own[:, rows], own[:, columns_].swapaxes(1, 2)
+    error_i, error_j = right[:, rows], right[:, columns_].swapaxes(1, 2)
     gap = own_i * own_j - cross * cross - error_i * (own_j + cross) + error_j * (own_i + cross)
     pairs = positive[:, :, None] & negative[:, None, :]
-    right = ((gap > 0) & pairs).sum(axis=(1, 2)) + 0.5 * ((gap == 0) & pairs).sum(axis=(1, 2))
-    area = right / np.maximum(pairs.sum(axis=(1, 2)), 1)
+    right_order = np.count_nonzero((gap > 0) & pairs, axis=(1, 2))
+    area = right_order / np.maximum(n_pos * n_neg, 1)
     result: Doubles = np.clip(2 * area - 1, 0, 1)
     return result

@@ -1,0 +1,159 @@
+"""Slow twins: each numeric function a second time, straight from its formula, with loops instead of tricks."""
+
+import itertools
+import math
+from fractions import Fraction
+
+import numpy as np
+from scipy.optimize import nnls
+
+
+# --- class activation maps ----------------------------------------------------------------------------------
+
+
+def saliency_map(maps, weights):
+    batch, channels, height, width = maps.shape
+    made = np.zeros((batch, height, width))
+    for b, j, y, x in itertools.product(range(batch), range(channels), range(height), range(width)):
+        made[b, y, x] += float(weights[b, j]) * float(maps[b, j, y, x])
+    return made
+
+
+def gradcam_plus_plus(gradients, maps):
+    """alpha = g^2 / (2 g^2 + g^3 sum A), weight = sum over cells of alpha * relu(g)."""
+    batch, channels = maps.shape[:2]
+    made = np.zeros((batch, channels))
+    for b, j in itertools.product(range(batch), range(channels)):
+        total = math.fsum(float(a) for a in maps[b, j].ravel())
+        for g in (float(v) for v in gradients[b, j].ravel()):
+            denominator = 2 * g**2 + g**3 * total
+            if g != 0 and denominator != 0:
+                made[b, j] += g**2 / denominator * max(g, 0.0)
+    return made
+
+
+# --- examples and moments -----------------------------------------------------------------------------------
+
+
+def splitmix64(image_id):
+    mask = 2**64 - 1
+    x = (image_id + 0x9E3779B97F4A7C15) & mask
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
+    return x ^ (x >> 31)
+
+
+def examples(image_ids, activations, count):
+    """(positives, negatives) of one channel as lists of (image_id, activation), most extreme first."""
+    order = sorted(
+        ((float(a), splitmix64(int(i)), int(i)) for i, a in zip(image_ids, activations, strict=True)), reverse=True
+    )
+    upper = order[: min(count, math.ceil(len(order) / 2))]
+    lower = order[::-1][: min(count, len(order) // 2)]
+    if upper and lower and upper[-1][0] == lower[-1][0]:
+        tie = upper[-1][0]
+        above = [one for one in upper if one[0] > tie]
+        below = [one for one in lower if one[0] < tie]
+        # A side that has others gives up the tied ones; if neither has, the channel is constant.
+        upper, lower = (above if above else upper if below else []), (below if below else lower if above else [])
+    return [(i, a) for a, _, i in upper], [(i, a) for a, _, i in lower]
+
+
+def moments(pooled, embeddings, activation_bits, embedding_bits):
+    """Mean, variance and both covariances in exact rational arithmetic on rounded inputs, as floats."""
+    a = [[Fraction(round(float(v) * 2**activation_bits), 2**activation_bits) for v in row] for row in pooled]
+    e = [[Fraction(round(float(v) * 2**embedding_bits), 2**embedding_bits) for v in row] for row in embeddings]
+    n = len(a)
+
+    def mean(rows, j):
+        return sum(row[j] for row in rows) / n
+
+    def covariance(left, i, right, j):
+        both = sum(x[i] * y[j] for x, y in zip(left, right, strict=True)) / n
+        return float(both - mean(left, i) * mean(right, j))
+
+    k, d = range(len(a[0])), range(len(e[0]))
+    return {
+        "mean": np.array([float(mean(a, j)) for j in k]),
+        "variance": np.array([covariance(a, j, a, j) for j in k]),
+        "embedding_mean": np.array([float(mean(e, i)) for i in d]),
+        "embedding_covariance": np.array([[covariance(e, i, e, j) for j in d] for i in d]),
+        "cross_covariance": np.array([[covariance(e, i, a, j) for j in k] for i in d]),
+    }
+
+
+# --- directions ---------------------------------------------------------------------------------------------
+
+
+def within_class(positives, negatives):
+    residuals = np.concatenate([positives - positives.mean(axis=0), negatives - negatives.mean(axis=0)])
+    return residuals.T @ residuals / len(residuals)
+
+
+def direction(positives, negatives, gamma):
+    """((1 - gamma) S + gamma tr(S)/D I)^-1 (mean difference) in D x D, unit length, float64."""
+    p, n = np.asarray(positives, np.float64), np.asarray(negatives, np.float64)
+    covariance = within_class(p, n)
+    dim = len(covariance)
+    shrunk = (1 - gamma) * covariance + gamma * np.trace(covariance) / dim * np.eye(dim)
+    solved = np.linalg.solve(shrunk, p.mean(axis=0) - n.mean(axis=0))
+    return solved / np.linalg.norm(solved)
+
+
+def ledoit_wolf(positives, negatives):
+    """beta^2 / delta^2 of the within-class residuals, means known, with D x D matrices and a loop over examples."""
+    p, n = np.asarray(positives, np.float64), np.asarray(negatives, np.float64)
+    covariance = within_class(p, n)
+    residuals = np.concatenate([p - p.mean(axis=0), n - n.mean(axis=0)])
+    count, dim = residuals.shape
+    target = np.trace(covariance) / dim * np.eye(dim)
+    delta = np.sum((covariance - target) ** 2)
+    beta = sum(np.sum((np.outer(x, x) - covariance) ** 2) for x in residuals) / count**2
+    return min(beta, delta) / delta
+
+
+def separation(positives, negatives, gamma):
+    """2 AUC - 1 over all pairs, refitting the ridge form without each pair; ridge as in the whole fit."""
+    p, n = np.asarray(positives, np.float64), np.asarray(negatives, np.float64)
+    count, dim = len(p) + len(n), p.shape[1]
+    ridge = count * gamma / (1 - gamma) * np.trace(within_class(p, n)) / dim
+    right = 0.0
+    for i, j in itertools.product(range(len(p)), range(len(n))):
+        rest = np.concatenate([np.delete(p, i, axis=0), np.delete(n, j, axis=0)])
+        labels = np.array([1.0] * (len(p) - 1) + [0.0] * (len(n) - 1))
+        centred = rest - rest.mean(axis=0)
+        fitted = np.linalg.solve(centred.T @ centred + ridge * np.eye(dim), centred.T @ (labels - labels.mean()))
+        right += float(p[i] @ fitted > n[j] @ fitted)
+    return max(0.0, 2 * right / (len(p) * len(n)) - 1)
+
+
+# --- words --------------------------------------------------------------------------------------------------
+
+
+def coefficients(target, texts, sparsity, decorrelation):
+    """The convex problem of word selection for one unit target, as non-negative least squares.
+
+    |t - Phi' b|^2 + sparsity sum b + decorrelation b' (C o C) b with C the centred texts' cosines. C o C is the Gram
+    matrix of the outer products of the centred texts, so those are stacked below the texts; the linear term is
+    met by completing the square in the span of all stacked columns.
+    """
+    apart = texts - texts.mean(axis=0)
+    apart = apart / np.linalg.norm(apart, axis=1, keepdims=True)
+    quadratic = texts @ texts.T + decorrelation * (apart @ apart.T) ** 2
+    linear = texts @ target - sparsity / 2
+    values, vectors = np.linalg.eigh(quadratic)
+    keep = values > 1e-12
+    root = np.sqrt(values[keep])[:, None] * vectors[:, keep].T  # root' root = quadratic
+    solved, _ = nnls(root, (vectors[:, keep].T @ linear) / np.sqrt(values[keep]))
+    return solved
+
+
+def objective(b, target, texts, sparsity, decorrelation):
+    apart = texts - texts.mean(axis=0)
+    apart = apart / np.linalg.norm(apart, axis=1, keepdims=True)
+    miss = target - texts.T @ b
+    synonyms = sum(
+        b[s] * b[t] * float(apart[s] @ apart[t]) ** 2
+        for s, t in itertools.product(range(len(b)), range(len(b)))
+    )
+    return float(miss @ miss + sparsity * b.sum() + decorrelation * synonyms)
