@@ -1,4 +1,4 @@
-"""Slow twins: each numeric function a second time, straight from its formula, with loops instead of tricks."""
+"""Slow twins: every numeric function again, straight from its formula, loops instead of tricks."""
 
 import itertools
 import math
@@ -6,7 +6,6 @@ from fractions import Fraction
 
 import numpy as np
 from scipy.optimize import nnls
-
 
 # --- class activation maps ----------------------------------------------------------------------------------
 
@@ -46,7 +45,8 @@ def splitmix64(image_id):
 def examples(image_ids, activations, count):
     """(positives, negatives) of one channel as lists of (image_id, activation), most extreme first."""
     order = sorted(
-        ((float(a), splitmix64(int(i)), int(i)) for i, a in zip(image_ids, activations, strict=True)), reverse=True
+        ((float(a), splitmix64(int(i)), int(i)) for i, a in zip(image_ids, activations, strict=True)),
+        reverse=True,
     )
     upper = order[: min(count, math.ceil(len(order) / 2))]
     lower = order[::-1][: min(count, len(order) // 2)]
@@ -55,14 +55,19 @@ def examples(image_ids, activations, count):
         above = [one for one in upper if one[0] > tie]
         below = [one for one in lower if one[0] < tie]
         # A side that has others gives up the tied ones; if neither has, the channel is constant.
-        upper, lower = (above if above else upper if below else []), (below if below else lower if above else [])
+        upper, lower = (
+            (above if above else upper if below else []),
+            (below if below else lower if above else []),
+        )
     return [(i, a) for a, _, i in upper], [(i, a) for a, _, i in lower]
 
 
 def moments(pooled, embeddings, activation_bits, embedding_bits):
     """Mean, variance and both covariances in exact rational arithmetic on rounded inputs, as floats."""
     a = [[Fraction(round(float(v) * 2**activation_bits), 2**activation_bits) for v in row] for row in pooled]
-    e = [[Fraction(round(float(v) * 2**embedding_bits), 2**embedding_bits) for v in row] for row in embeddings]
+    e = [
+        [Fraction(round(float(v) * 2**embedding_bits), 2**embedding_bits) for v in row] for row in embeddings
+    ]
     n = len(a)
 
     def mean(rows, j):
@@ -101,7 +106,7 @@ def direction(positives, negatives, gamma):
 
 
 def ledoit_wolf(positives, negatives):
-    """beta^2 / delta^2 of the within-class residuals, means known, with D x D matrices and a loop over examples."""
+    """beta^2 / delta^2 of the within-class residuals, means known: D x D matrices, a loop over examples."""
     p, n = np.asarray(positives, np.float64), np.asarray(negatives, np.float64)
     covariance = within_class(p, n)
     residuals = np.concatenate([p - p.mean(axis=0), n - n.mean(axis=0)])
@@ -122,7 +127,9 @@ def separation(positives, negatives, gamma):
         rest = np.concatenate([np.delete(p, i, axis=0), np.delete(n, j, axis=0)])
         labels = np.array([1.0] * (len(p) - 1) + [0.0] * (len(n) - 1))
         centred = rest - rest.mean(axis=0)
-        fitted = np.linalg.solve(centred.T @ centred + ridge * np.eye(dim), centred.T @ (labels - labels.mean()))
+        fitted = np.linalg.solve(
+            centred.T @ centred + ridge * np.eye(dim), centred.T @ (labels - labels.mean())
+        )
         right += float(p[i] @ fitted > n[j] @ fitted)
     return max(0.0, 2 * right / (len(p) * len(n)) - 1)
 
@@ -133,9 +140,9 @@ def separation(positives, negatives, gamma):
 def coefficients(target, texts, sparsity, decorrelation):
     """The convex problem of word selection for one unit target, as non-negative least squares.
 
-    |t - Phi' b|^2 + sparsity sum b + decorrelation b' (C o C) b with C the centred texts' cosines. C o C is the Gram
-    matrix of the outer products of the centred texts, so those are stacked below the texts; the linear term is
-    met by completing the square in the span of all stacked columns.
+    |t - Phi' b|^2 + sparsity sum b + decorrelation b' (C o C) b with C the centred texts' cosines. C o C is
+    the Gram matrix of the outer products of the centred texts, so those are stacked below the texts; the
+    linear term is met by completing the square in the span of all stacked columns.
     """
     apart = texts - texts.mean(axis=0)
     apart = apart / np.linalg.norm(apart, axis=1, keepdims=True)

@@ -16,12 +16,12 @@ from textcam.cam import (
 B, K, G, H, W = 2, 5, 3, 7, 11
 
 
-@pytest.fixture()
+@pytest.fixture
 def maps():
     return np.random.default_rng(0).standard_normal((B, K, H, W)).astype(np.float32)
 
 
-@pytest.fixture()
+@pytest.fixture
 def weights():
     return np.random.default_rng(1).standard_normal((B, K)).astype(np.float32)
 
