@@ -5,7 +5,7 @@ Relative paths are relative to the folder of the YAML file, so that a configurat
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -67,7 +67,7 @@ class DirectionsSection(Section):
     """How channel directions are fitted (see textcam.lda)."""
 
     examples: int = Field(default=100, ge=2, description="M, images a side")
-    shrinkage: float | Literal["ledoit-wolf"] = 0.5
+    shrinkage: Annotated[float, Field(gt=0, le=1)] | Literal["ledoit-wolf"] = 0.5
     regions: bool = True
 
 
@@ -171,9 +171,13 @@ def make_config(raw: object, *, base: str | Path = ".", where: str = "configurat
     return _with_absolute_paths(config, Path(base).resolve())
 
 
+# Where a value may be of several types, pydantic names the type that it tried as a part of the place.
+_NO_KEYS = ("literal[", "function-", "constrained-", "float", "str", "list[")
+
+
 def _explain(problem: Any) -> str:
     """One validation problem as a sentence: the key, what is wrong, what is allowed."""
-    location = [str(part) for part in problem["loc"] if not str(part).startswith(("literal", "function"))]
+    location = [str(part) for part in problem["loc"] if not str(part).startswith(_NO_KEYS)]
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
         allowed = _keys_at(location[:-1])
