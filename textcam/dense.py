@@ -22,7 +22,7 @@ DensePath = Callable[[Tensor], Tensor]
 
 
 def dense_path(visual: nn.Module, size: tuple[int, int]) -> DensePath | None:
-    """A function from inputs (B, 3, H, W) to dense features (B, D, h, w), of any length; None if there is none."""
+    """From inputs (B, 3, H, W) to dense features (B, D, h, w), not normalised; None if there are none."""
     if isinstance(visual, ModifiedResNet) and isinstance(visual.attnpool, AttentionPool2d):
         return lambda inputs: _modified_resnet(visual, inputs)
     if isinstance(visual, VisionTransformer) and _is_plain(visual):
@@ -46,7 +46,7 @@ def _is_plain(visual: Any) -> bool:
 
 
 def _vision_transformer(visual: Any, inputs: Tensor) -> Tensor:
-    """open_clip's ViT: the last block's value path, or its output where tokens are averaged; norm, projection."""
+    """open_clip's ViT: last block's value path, or output where tokens are averaged; norm, projection."""
     block = visual.transformer.resblocks[-1]
     before, after = _around(visual, block, inputs)
     if not visual.transformer.batch_first:

@@ -6,7 +6,7 @@ from store.errors import ModelError
 
 
 def choose_device(device: str) -> str:
-    """The device to run on; "auto" is the GPU where there is one. Raises ModelError for one that is not there."""
+    """The device to run on; "auto" is a GPU where there is one. ModelError for a device that is not there."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -42,14 +42,14 @@ class ClipEncoder:
         ids = np.asarray(self._tokens(PROBE_TEXTS)).tolist()
         described = f"{hash_state(parts.model)} {parts.preprocess.description} {parts.context_length} {ids}"
         self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
-        self._model.to(self.device)
+        self._model.to(self.device, memory_format=torch.channels_last)
         self.dim = self._check_towers()
         visual = getattr(parts.model, "visual", None)
         self._dense = dense_path(visual, self.input_size) if isinstance(visual, nn.Module) else None
         self.has_dense = self._dense is not None
 
     def prepare(self, image: Image.Image) -> NDArray[Any]:
-        """Pixels (3, H, W) of a PIL image: uint8, or float32 where a user's transform cannot be cut in two."""
+        """Pixels (3, H, W) of a PIL image: uint8, or float32 where a user's transform cannot be cut."""
         return self._preprocess.prepare(image)
 
     def encode_images(self, pixels: NDArray[Any]) -> Floats:

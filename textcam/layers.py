@@ -171,12 +171,15 @@ def captured(network: nn.Module, name: str) -> Iterator[list[torch.Tensor]]:
 
 
 def _record(network: nn.Module, inputs: torch.Tensor) -> tuple[list[Record], torch.Tensor]:
-    """Outputs of all modules in the order in which they were finished, and the logits (B, C); with graph."""
+    """All modules' outputs in the order in which they were finished, and the logits (B, C), with graph.
+
+    Outputs that do not depend on the input (position embeddings) are left out.
+    """
     records: list[Record] = []
 
     def hook(name: str) -> Any:
         def record(module: nn.Module, _inputs: Any, output: Any) -> None:
-            if isinstance(output, torch.Tensor) and len(output) == len(inputs):
+            if isinstance(output, torch.Tensor) and output.requires_grad and len(output) == len(inputs):
                 records.append(Record(name, module, output, output._version))
 
         return record

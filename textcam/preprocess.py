@@ -29,6 +29,7 @@ TO_TENSOR = (v1.ToTensor, v1.PILToTensor, v2.ToTensor, v2.PILToTensor, v2.ToImag
 # results.
 RESCALE = (v1.ConvertImageDtype, v2.ConvertImageDtype, v2.ToDtype, v2.ToPureTensor)
 NORMALISE = (v1.Normalize, v2.Normalize)
+LIBRARIES = ("torchvision", "timm", "open_clip")
 
 Transform = Callable[[Image.Image], Any]
 
@@ -99,8 +100,8 @@ def split(transform: Transform, where: str) -> Preprocess:
 
 def build_transform(
     size: int | Sequence[int],
-    mean: Sequence[float],
-    std: Sequence[float],
+    mean: float | Sequence[float],
+    std: float | Sequence[float],
     interpolation: str = "bilinear",
     crop: float = 1.0,
 ) -> Transform:
@@ -112,7 +113,7 @@ def build_transform(
             v1.Resize(resized, interpolation=_interpolation(interpolation)),
             v1.CenterCrop((height, width)),
             v1.ToTensor(),
-            v1.Normalize(mean=list(mean), std=list(std)),
+            v1.Normalize(mean=list(_three(mean)), std=list(_three(std))),
         ]
     )
 
@@ -211,11 +212,11 @@ def _agrees(cut: Preprocess, transform: Transform) -> bool:
 def _describe(step: Any) -> str:
     """A step as text that is the same in every process.
 
-    Memory addresses taken out, behaviour put in for them.
+    The libraries' own steps say all about themselves; others are known by what they do.
     """
-    text = re.sub(r"\s+", " ", repr(step))
-    plain = re.sub(r" at 0x[0-9a-f]+", "", text)
-    return plain if plain == text else f"{plain} {_behaviour(step)}"
+    text = re.sub(r" at 0x[0-9a-f]+", "", re.sub(r"\s+", " ", repr(step)))
+    library = type(step).__module__.partition(".")[0] in LIBRARIES
+    return text if library and not isinstance(step, v1.Lambda | v2.Lambda) else f"{text} {_behaviour(step)}"
 
 
 def _behaviour(step: Transform) -> str:
