@@ -1,0 +1,188 @@
+"""The commands that ask a finished store. A command parses, calls one function and prints.
+
+What a command needs is imported when it runs: `textcam --help` must not wait for it.
+"""
+
+import sys
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from service.options import AsJson, CsvFile, SnapshotNumber, Store
+from store.errors import TextcamError
+
+if TYPE_CHECKING:
+    from textcam.query import Explanation, Query
+
+
+class Among(StrEnum):
+    """What `search` looks through."""
+
+    channels = "channels"
+    groups = "groups"
+    classes = "classes"
+    images = "images"
+    texts = "texts"
+
+
+def explain(
+    store: Store,
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...", help="Image files, or ids or URIs of the store's own.")
+    ],
+    class_name: Annotated[
+        str | None, typer.Option("--class", metavar="NAME", help="Class to explain (default: the predicted).")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Words, and groups shown, per image.")] = 5,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Write the maps over the image here, as PNG.")
+    ] = None,
+    as_json: AsJson = False,
+    snapshot: SnapshotNumber = None,
+) -> None:
+    """Say in words what was looked for in images; draw where.
+
+    Example: textcam explain runs/birds photo.jpg --class heron --out overlays
+    """
+    from service.originals import Originals
+    from service.overlays import write_overlays
+    from service.printing import explanation_lines, explanation_record, print_json
+    from store.reader import Snapshot
+    from textcam.query import Query
+
+    opened = Snapshot.open(store, snapshot)
+    originals = cache(lambda: Originals(opened.manifest.config))  # made if an original is needed
+    query = Query(opened, lambda uri: originals()(uri))
+    if class_name is not None:
+        query.class_id(class_name)  # a wrong name is one error, not one for each image
+    records, failure = [], 0
+    for name in images:
+        try:
+            found = _explain_one(query, name, class_name, top, maps=out is not None)
+            files = [] if out is None else write_overlays(found, name, out, top)
+        except TextcamError as error:  # one bad image does not cost its neighbours their answers
+            print(f"error: {error}", file=sys.stderr)
+            failure = failure or error.exit_code
+            continue
+        if as_json:
+            records.append(explanation_record(found, name, files, top))
+        else:
+            print("\n".join(explanation_lines(found, name, files, top)))
+    if as_json:
+        print_json(records)
+    if failure:
+        raise SystemExit(failure)
+
+
+def _explain_one(query: "Query", name: str, class_name: str | None, top: int, *, maps: bool) -> "Explanation":
+    """``name`` is an image file, or else the id or URI of an image of the store."""
+    if Path(name).is_file():
+        return query.explain_image(name, class_name, top, maps=maps)
+    return query.explain_image(query.image_id(name), class_name, top, maps=maps)
+
+
+def search(
+    store: Store,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="Any words.")],
+    among: Annotated[Among, typer.Option("--in", help="What to search.")] = Among.channels,
+    top: Annotated[int, typer.Option(min=1, help="How many matches.")] = 10,
+    as_json: AsJson = False,
+    snapshot: SnapshotNumber = None,
+) -> None:
+    """Find channels, groups, classes, images or texts.
+
+    Those nearest to any words, best first.
+
+    Example: textcam search runs/birds water --in classes
+    """
+    from dataclasses import asdict
+
+    from service.printing import print_json, print_rows
+    from textcam.query import Query
+
+    matches = [asdict(one) for one in Query.open(store, snapshot).search(text, among=among.value, top=top)]
+    if as_json:
+        print_json(matches)
+    else:
+        print_rows(matches, ["id", "similarity", "label"])
+
+
+def audit(
+    store: Store,
+    top: Annotated[int, typer.Option(min=1, help="How many findings.")] = 20,
+    as_json: AsJson = False,
+    csv: CsvFile = None,
+    snapshot: SnapshotNumber = None,
+) -> None:
+    """Print the findings: what classes go by, ranked.
+
+    A finding is evidence of a class that is not the class itself, a background or a watermark, say.
+
+    Example: textcam audit runs/birds --top 10 --csv findings.csv
+    """
+    from service.printing import finding_line, finding_record, finding_row, print_json, write_csv
+    from textcam.query import Query
+
+    query = Query.open(store, snapshot)
+    rows = [finding_row(query, finding) for finding in query.findings()[:top]]
+    if csv is not None:
+        write_csv([finding_record(row) for row in rows], csv)
+    if as_json:
+        print_json([finding_record(row) for row in rows])
+    elif csv is None:
+        print("\n".join(map(finding_line, rows)) if rows else "no findings")
+
+
+def report(
+    store: Store,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write the pages into.")],
+) -> None:
+    """Write a report that opens from disk, without a server.
+
+    Example: textcam report runs/birds report
+    """
+    from service.pages import write_report
+
+    print(write_report(store, folder))
+
+
+def info(store: Store, as_json: AsJson = False, snapshot: SnapshotNumber = None) -> None:
+    """Say what a store holds: images, models, tables.
+
+    Example: textcam info runs/birds
+    """
+    from service.printing import info_lines, print_json
+    from textcam.query import Query
+
+    told = Query.open(store, snapshot).info()
+    if as_json:
+        print_json(told)
+    else:
+        print("\n".join(info_lines(told)))
+
+
+def sql(
+    store: Store,
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="One SELECT over the tables (DuckDB).")],
+    as_json: AsJson = False,
+    csv: CsvFile = None,
+    snapshot: SnapshotNumber = None,
+) -> None:
+    """Ask the tables anything in SQL, read-only.
+
+    Example: textcam sql runs/birds "SELECT name, accuracy FROM classes ORDER BY accuracy LIMIT 5"
+    """
+    from service.printing import print_json, print_rows, write_csv
+    from textcam.query import Query
+
+    answer = Query.open(store, snapshot).sql(query)
+    rows = answer.to_pylist()
+    if csv is not None:
+        write_csv(rows, csv, answer.column_names)
+    if as_json:
+        print_json(rows)
+    elif csv is None:
+        print_rows(rows, answer.column_names)

@@ -1,0 +1,52 @@
+"""Maps drawn over what the classifier saw, as files that say image, class and group in their names."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from service.pictures import draw_map
+from store.errors import StorageUnavailable
+from textcam.answers import Explanation
+from textcam.arrays import Floats
+
+SIDE = 384  # pixels of a picture's long side
+
+
+def write_overlays(explanation: Explanation, name: str, folder: Path, groups: int) -> list[Path]:
+    """The whole map and those of the first ``groups`` groups that speak for the class, as PNG in ``folder``.
+
+    Nothing where the explanation has no maps. Raises StorageUnavailable.
+    """
+    whole, by_group, view = explanation.saliency_map, explanation.group_maps, explanation.view
+    if whole is None or by_group is None or view is None:
+        return []
+    stem = f"{_slug(name)}--{_slug(explanation.class_name)}"
+    drawn = {f"{stem}--all.png": whole}
+    for group, one in zip(explanation.groups[:groups], by_group[:groups], strict=True):
+        if group.contribution > 0:
+            word = f"-{_slug(group.words[0].text)}" if group.words else ""
+            drawn[f"{stem}--group-{group.group_id:03d}{word}.png"] = one
+    image = Image.fromarray(view)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, one in drawn.items():
+            draw_map(image, _levels(one), SIDE).save(folder / file)
+    except OSError as error:
+        raise StorageUnavailable(f"The pictures cannot be written: {error.strerror}.", where=folder) from None
+    return [folder / file for file in drawn]
+
+
+def _levels(saliency: Floats) -> NDArray[np.uint8]:
+    """What speaks for the class (h, w), from 0 to 255; 0 throughout where nothing does."""
+    positive = np.maximum(saliency, 0)
+    return np.round(255 * positive / max(float(positive.max()), 1e-30)).astype(np.uint8)
+
+
+def _slug(name: str) -> str:
+    """A part of a file name: of a path its last two parts without suffix; letters of any script are kept."""
+    path = Path(name)
+    said = "-".join([*path.parent.parts[-1:], path.stem]) if path.suffix else path.name
+    return re.sub(r"[^\w.]+", "-", said).strip("-.") or "image"

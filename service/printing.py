@@ -1,0 +1,240 @@
+"""How answers are printed: JSON, aligned columns, CSV, and the lines of an explanation or a finding.
+
+Only plain text: what is printed is the same on a terminal and in a pipe.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from service.wording import FindingRow, number, percent
+from store.errors import StorageFull, StorageUnavailable
+
+if TYPE_CHECKING:
+    from textcam.answers import Explanation, GroupWords, Word
+    from textcam.audit import Finding
+    from textcam.query import Query
+
+_LIST_SHOWN = 4  # first numbers of a vector that a table shows
+
+
+def plain(value: Any) -> Any:
+    """As JSON knows it: no NaN, no infinity, ids as integers, everything unknown as text."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, Iterable):
+        return [plain(one) for one in value]
+    return str(value)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(plain(value), ensure_ascii=False, indent=1, allow_nan=False))
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Rows under their column names, aligned; numbers to the right."""
+    cells = [[_cell(row[column]) for column in columns] for row in rows]
+    right = [bool(rows) and all(_is_number(row[column]) for row in rows) for column in columns]
+    widths = [max(len(row[at]) for row in [list(columns), *cells]) for at in range(len(columns))]
+    for line in [list(columns), *cells]:
+        aligned = [
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(line, widths, right, strict=True)
+        ]
+        print("  ".join(aligned).rstrip())
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float | Decimal) and not isinstance(value, bool))
+
+
+def _cell(value: Any) -> str:
+    value = plain(value)
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        shown = ", ".join(_cell(one) for one in value[:_LIST_SHOWN])
+        return f"[{shown}, ... {len(value)}]" if len(value) > _LIST_SHOWN else f"[{shown}]"
+    return " ".join(str(value).split())
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], path: Path, columns: Sequence[str] | None = None) -> None:
+    """Rows as a CSV file; lists as JSON, nothing for what is not known. Raises StorageUnavailable.
+
+    ``columns``: the header where there may be no rows.
+    """
+    columns = list(rows[0]) if columns is None and rows else columns or ()
+    try:
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            for row in rows:
+                values = [plain(row[column]) for column in columns]
+                writer.writerow([json.dumps(one) if isinstance(one, list | dict) else one for one in values])
+    except OSError as error:
+        full = error.errno == 28
+        refuse = StorageFull if full else StorageUnavailable
+        raise refuse(f"The CSV file cannot be written: {error.strerror}.", where=path) from None
+
+
+def print_summary(summary: Any, as_json: bool) -> None:
+    """A run's plan or outcome, one line a field."""
+    if as_json:
+        print_json(summary)
+        return
+    told = [(field.name, getattr(summary, field.name)) for field in fields(summary)]
+    width = max(len(name) for name, _ in told)
+    for name, value in told:
+        print(f"{name.replace('_', ' '):<{width}}  {_amount(name, value)}")
+
+
+def _amount(name: str, value: Any) -> str:
+    if name.endswith("bytes") and isinstance(value, int | float):
+        return byte_count(value)
+    if name.endswith("seconds") and isinstance(value, int | float):
+        return duration(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return number(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(str(one) for one in value) or "none"
+    return str(value)
+
+
+def byte_count(size: float) -> str:
+    """Bytes for reading: 1536 -> '1.5 KiB'."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """Time for reading: 7.3 -> '7.3 s', 4000 -> '1 h 07 min'."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+# --- explanations -----------------------------------------------------------------------------------------
+
+
+def explanation_lines(found: "Explanation", name: str, files: Sequence[Path], top: int) -> list[str]:
+    """One explained image: the class, its words, its strongest groups, and the pictures that were written."""
+    logit = "" if found.logit is None else f" (logit {found.logit:.2f})"
+    lines = [f"{found.uri or name}: {found.class_name}{logit}", f"  {'words':<9}        {_said(found.words)}"]
+    for group in found.groups[:top]:
+        part = percent(group.share) if group.contribution > 0 else "against"
+        lines.append(f"  {f'group {group.group_id}':<9} {part:>7}  {_said(group.words[:3], amounts=False)}")
+    return [*lines, *(f"  wrote {file}" for file in files)]
+
+
+def _said(words: "Sequence[Word]", *, amounts: bool = True) -> str:
+    if not words:
+        return "(no words fit)"
+    if not amounts:
+        return ", ".join(word.text for word in words)
+    return ", ".join(f"{word.text} {word.coefficient:.2f}" for word in words)
+
+
+def explanation_record(found: "Explanation", name: str, files: Sequence[Path], top: int) -> dict[str, Any]:
+    """The same for JSON; maps stay in their files."""
+    return {
+        "image": found.uri or name,
+        "image_id": found.image_id,
+        "class_id": found.class_id,
+        "class_name": found.class_name,
+        "logit": found.logit,
+        "words": [_word_record(word) for word in found.words],
+        "groups": [_group_record(group) for group in found.groups[:top]],
+        "files": files,
+    }
+
+
+def _group_record(group: "GroupWords") -> dict[str, Any]:
+    return {**asdict(group), "words": [_word_record(word) for word in group.words]}
+
+
+def _word_record(word: "Word") -> dict[str, Any]:
+    return {name: value for name, value in asdict(word).items() if value is not None}
+
+
+# --- findings ---------------------------------------------------------------------------------------------
+
+
+def finding_row(query: "Query", finding: "Finding") -> FindingRow:
+    """A finding with the names of its class and text."""
+    text = query.word(finding.text_id).text if finding.text_id >= 0 else f"group {finding.group_id}"
+    return FindingRow(finding, query.class_name(finding.class_id), text)
+
+
+def finding_record(row: FindingRow) -> dict[str, Any]:
+    """A finding for JSON and CSV: the table's columns, the names, and the sentence."""
+    named = {"class_name": row.class_name, "text": row.text, "sentence": row.sentence}
+    return {**asdict(row.finding), **named}
+
+
+def finding_line(row: FindingRow) -> str:
+    """A finding as a person reads it."""
+    return f"{row.finding.rank:>3}. {row.sentence}"
+
+
+def model_lines(query: "Query", title: str, *, words: int = 3, findings: int = 5) -> list[str]:
+    """A whole store in short: what each class is seen by, and its first findings."""
+    described = [query.describe_class(class_id) for class_id in range(query.classes)]
+    width = max(len(one.name) for one in described)
+    lines = [f"{title} sees"]
+    for one in described:
+        said = ", ".join(f"{word.text} {percent(word.share)}" for word in one.words[:words])
+        lines.append(f"  {one.name:<{width}}  by {said or '(no words fit)'}")
+    rows = [finding_row(query, finding) for finding in query.findings()[:findings]]
+    return [*lines, "and its findings are", *(map(finding_line, rows) if rows else ["  none"])]
+
+
+def info_lines(told: Mapping[str, Any]) -> list[str]:
+    """What ``Query.info`` tells, for reading."""
+    tables, config, dims = told["tables"], told["config"], told["dims"]
+    rows = {name: table["rows"] for name, table in tables.items()}
+    lines = [
+        f"store       {told['store']}",
+        f"snapshot    {told['snapshot']} (format {told['format_version']})",
+        f"images      {number(rows.get('images', 0))}, not used: {number(rows.get('errors', 0))}",
+        f"classifier  {_model(config, 'classifier')}: {number(dims['channels'])} channels in "
+        f"{number(rows.get('groups', 0))} groups, {number(rows.get('classes', 0))} classes",
+        f"encoder     {_model(config, 'encoder')}: {number(dims['embedding'])} numbers, "
+        f"{number(rows.get('texts', 0))} texts",
+        f"findings    {number(rows.get('findings', 0))}",
+        f"size        {byte_count(sum(table['bytes'] for table in tables.values()))}",
+    ]
+    width = max(len(name) for name in tables) if tables else 0
+    return lines + [
+        f"  {name:<{width}}  {number(table['rows']):>12} rows  {byte_count(table['bytes']):>10}"
+        for name, table in tables.items()
+    ]
+
+
+def _model(config: Mapping[str, Any], name: str) -> str:
+    section = config.get(name, {})
+    weights = section.get("weights")
+    return section.get("model", "unknown") + (f" ({weights})" if weights else "")
