@@ -142,7 +142,9 @@ def descend(quadratic: Doubles, linear: Doubles) -> Doubles:
         change = np.maximum(gradient / diagonal, -solution)
         best = np.argmax(np.abs(change) * np.sqrt(diagonal), axis=1)
         step = change[rows, best]
-        if np.abs(step).max(initial=0.0) < _PRECISION:
+        # Each row rests when it is precise enough by itself, so that its neighbours leave no trace in it.
+        step[np.abs(step) < _PRECISION] = 0.0
+        if not step.any():
             break
         solution[rows, best] += step
         gradient -= step[:, None] * quadratic[rows, best]
