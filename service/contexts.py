@@ -164,8 +164,7 @@ class PageContexts:
         order = list(self.contents.classes)
         at = order.index(class_id)
         row = self.contents.classes[class_id]
-        images = images_by_id(self.contents.snapshot, self.shots.maps.images.get(class_id, ()))
-        own, mistaken = typical_images(self.shots.maps, images, class_id)
+        own, mistaken = typical_images(self.shots.maps, self.shots.images, class_id)
         return ClassPage(
             row=row,
             images=tuple(self.shots.typical(image, class_id) for image in own),
@@ -183,7 +182,8 @@ class PageContexts:
         columns = ["channel", "separation", "active_fraction", "text_ids", "similarities"]
         rows = {row["channel"]: row for row in snapshot.rows("channels", "channel", ids, columns).to_pylist()}
         examples = channel_examples(snapshot, ids)
-        images = images_by_id(snapshot, (one for found in examples.values() for one in found))
+        wanted_images = (one for found in examples.values() for one in found)
+        images = images_by_id(snapshot, wanted_images, explained=False)
 
         def view(channel: int) -> ChannelView:
             row = rows[channel]

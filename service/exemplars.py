@@ -92,20 +92,22 @@ def map_shape(snapshot: Snapshot) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def images_by_id(snapshot: Snapshot, image_ids: Iterable[int]) -> dict[int, ImageRow]:
-    """The rows of these images; an id that the store does not have is left out."""
+def images_by_id(
+    snapshot: Snapshot, image_ids: Iterable[int], *, explained: bool = True
+) -> dict[int, ImageRow]:
+    """The rows of these images, with their explanations if asked for; an id that is not there is left out."""
     wanted = sorted(set(image_ids))
     if not wanted:
         return {}
-    explained = {}
-    if snapshot.has("explanations"):
+    own = {}
+    if explained and snapshot.has("explanations"):
         columns = ["image_id", "text_ids", "group_ids", "group_contributions"]
         for row in snapshot.rows("explanations", "image_id", wanted, columns).to_pylist():
             groups = tuple(zip(row["group_ids"], row["group_contributions"], strict=True))
-            explained[row["image_id"]] = (tuple(row["text_ids"]), groups)
+            own[row["image_id"]] = (tuple(row["text_ids"]), groups)
     columns = ["image_id", "uri", "label", "prediction", "confidence"]
     return {
-        row["image_id"]: ImageRow(*row.values(), *explained.get(row["image_id"], ()))
+        row["image_id"]: ImageRow(*row.values(), *own.get(row["image_id"], ()))
         for row in snapshot.rows("images", "image_id", wanted, columns).to_pylist()
     }
 

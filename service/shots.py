@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from service.contents import Contents, GroupRow, Word, words_of
-from service.exemplars import ImageRow, Maps, Sides, finding_sides
+from service.exemplars import ImageRow, Maps, Sides, finding_sides, images_by_id
 from service.pictures import Album, Picture
 from service.wording import VERDICTS, FindingRow, Verdict
 from store.schema import WHOLE_MAP
@@ -63,6 +63,13 @@ class Shots:
     def maps(self) -> Maps:
         """The stored maps that may be shown."""
         return Maps(self.contents.snapshot)
+
+    @cached_property
+    def images(self) -> dict[int, ImageRow]:
+        """All images with maps, a few per class, read at once: their ids are spread over the whole table."""
+        return images_by_id(
+            self.contents.snapshot, (image_id for ids in self.maps.images.values() for image_id in ids)
+        )
 
     @cached_property
     def sides(self) -> Sides:
