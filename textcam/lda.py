@@ -24,15 +24,14 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from store.errors import ConfigError, SchemaMismatch
 from textcam.arrays import Doubles, Floats, Ids, check_shape, unit_rows
+from textcam.dual import Mask, Reals, held_out, solve_gram
 
 Shrinkage = float | Literal["ledoit-wolf"]
-Mask = NDArray[np.bool_]
-Reals = NDArray[np.floating[Any]]
+Side = tuple[Reals, Mask]  # examples (b, M, D) and which of them are real (b, M)
 # The mean difference is the limit gamma -> 1, where held-out scores would be 0 / 0; this is as close as
 # float64 can go and agrees with the limit to six digits.
 _LARGEST_SHRINKAGE = 1.0 - 1e-6
-_SINGLE = (0.1, 0.98)  # shrinkage for which float32 gives the direction and the held-out scores
-_SMALLEST_PIECE = 32  # matrices below this size are inverted by LAPACK
+_SINGLE = (0.02, 0.98)  # shrinkage for which float32 gives the direction and the held-out scores
 
 
 @dataclass(frozen=True)
@@ -73,9 +72,8 @@ def fit_directions(
     real_positives = _leading("positive_counts", positive_counts, *positives.shape[:2])
     real_negatives = _leading("negative_counts", negative_counts, *negatives.shape[:2])
 
-    def gather(part: slice) -> tuple[Reals, Mask, Mask]:
-        examples = np.concatenate([positives[part], negatives[part]], axis=1)
-        return examples, real_positives[part], real_negatives[part]
+    def gather(part: slice) -> tuple[Side, Side]:
+        return (positives[part], real_positives[part]), (negatives[part], real_negatives[part])
 
     return _fit(gather, channels, dim, shrinkage, block, threads)
 
@@ -104,9 +102,11 @@ def fit_directions_indexed(
                 f"{name} name rows that the {len(embeddings)} embeddings do not have.", where=name
             )
 
-    def gather(part: slice) -> tuple[Reals, Mask, Mask]:
-        rows = np.concatenate([positive_rows[part], negative_rows[part]], axis=1)
-        return embeddings[np.maximum(rows, 0)], positive_rows[part] >= 0, negative_rows[part] >= 0
+    def gather(part: slice) -> tuple[Side, Side]:
+        def side(rows: NDArray[np.integer]) -> Side:
+            return embeddings[np.maximum(rows, 0)], rows >= 0
+
+        return side(positive_rows[part]), side(negative_rows[part])
 
     return _fit(gather, channels, embeddings.shape[1], shrinkage, block, threads)
 
@@ -167,14 +167,14 @@ def _check_shrinkage(shrinkage: float) -> float:
 
 
 def _fit(
-    gather: Callable[[slice], tuple[Reals, Mask, Mask]],
+    gather: Callable[[slice], tuple[Side, Side]],
     channels: int,
     dim: int,
     shrinkage: Shrinkage,
     block: int,
     threads: int,
 ) -> ChannelDirections:
-    """Run the engine over blocks; ``gather`` returns a block's examples (b, n, D) and its masks."""
+    """Run the engine over blocks; ``gather`` returns a block's positives and negatives."""
     gamma = None if shrinkage == "ledoit-wolf" else _check_shrinkage(float(shrinkage))
     # float32 is twice as fast, and enough unless Q is badly conditioned or nearly a multiple of I.
     kind = np.float32 if gamma is not None and _SINGLE[0] <= gamma <= _SINGLE[1] else np.float64
@@ -183,62 +183,67 @@ def _fit(
 
     def solve(start: int) -> None:
         part = slice(start, min(start + block, channels))
-        examples, positive, negative = gather(part)
-        examples = examples.astype(kind, copy=False)
-        direction[part], separation[part] = _solve(examples, positive, negative, gamma, start)
+        direction[part], separation[part] = _solve(*gather(part), gamma, np.dtype(kind), start)
 
-    # One BLAS thread per block: small matrices gain nothing from more, and the bits do not depend on their
-    # number.
+    # One BLAS thread a block: small matrices gain nothing from more, and bits do not depend on the number.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(max(threads, 1)) as pool:
         list(pool.map(solve, range(0, channels, block)))
     return ChannelDirections(direction, separation)
 
 
 def _solve(
-    examples: Reals, positive: Mask, negative: Mask, gamma: float | None, first_channel: int
+    positives: Side, negatives: Side, gamma: float | None, kind: np.dtype[Any], first_channel: int
 ) -> tuple[Floats, Doubles]:
-    """Unit directions (b, D) and separations (b,) of one block; ``examples`` (b, n, D) is overwritten."""
-    kind, dim, side = examples.dtype, examples.shape[2], positive.shape[1]
-    real = np.concatenate([positive, negative], axis=1)  # (b, n)
-    if not real.all():
-        examples[~real] = 0.0
+    """Unit directions (b, D) and separations (b,) of one block of channels."""
+    sides, (positive, negative) = (positives, negatives), (positives[1], negatives[1])
     n_pos, n_neg = positive.sum(axis=1), negative.sum(axis=1)  # (b,)
-    n = np.maximum(n_pos + n_neg, 1)
-    mean_pos = examples[:, :side].sum(axis=1, dtype=np.float64) / np.maximum(n_pos, 1)[:, None]
-    mean_neg = examples[:, side:].sum(axis=1, dtype=np.float64) / np.maximum(n_neg, 1)[:, None]
-    difference = mean_pos - mean_neg  # (b, D); NaN or infinity in any example shows up here
+    n, dim, split = np.maximum(n_pos + n_neg, 1), positives[0].shape[2], positive.shape[1]
+    residuals = np.empty((len(n), split + negative.shape[1], dim), dtype=kind)  # X (b, n, D)
+    places = (residuals[:, :split], residuals[:, split:])
+    means = [_centre(*side, into) for side, into in zip(sides, places, strict=True)]
+    difference = means[0] - means[1]  # (b, D); NaN or infinity in any example shows here
     if not np.isfinite(difference).all():
-        _refuse(examples, first_channel)
-    for rows, mean, held in ((slice(side), mean_pos, positive), (slice(side, None), mean_neg, negative)):
-        off = mean[:, None, :].astype(kind)
-        examples[:, rows] -= off if held.all() else off * held[:, :, None]
+        _refuse_nan(sides, first_channel)
     usable = (n_pos > 0) & (n_neg > 0) & difference.any(axis=1)
 
-    gram = np.matmul(examples, examples.swapaxes(1, 2))  # (b, n, n), examples are residuals by now
+    gram = np.matmul(residuals, residuals.swapaxes(1, 2))  # (b, n, n)
     scatter = np.trace(gram, axis1=1, axis2=2, dtype=np.float64)
     amount = _ledoit_wolf(gram, n, dim) if gamma is None else np.full(len(n), gamma)
     # Without spread inside the classes nothing corrects the mean difference: any ridge gives its direction.
     ridge = np.where(scatter > 0, amount / (1 - amount) * scatter / dim, 1.0)
     np.einsum("bii->bi", gram)[...] += ridge[:, None].astype(kind)
 
-    inverse = inverse_spd(gram)
-    along = np.matmul(examples, difference[:, :, None].astype(kind))  # X d (b, n, 1)
-    solved = np.matmul(inverse, along)  # Q X d
-    direction = difference - np.matmul(solved.swapaxes(1, 2), examples)[:, 0]  # (b, D)
+    along = np.matmul(residuals, difference[:, :, None].astype(kind))  # X d (b, n, 1)
+    solved, diagonal, cross = solve_gram(gram, along, split)
+    direction = difference - np.matmul(solved.swapaxes(1, 2), residuals)[:, 0]  # (b, D)
     # kappa d' (X'X + kappa I)^-1 d, by the same identity
     within = np.maximum(np.square(difference).sum(axis=1) - (along * solved).sum(axis=(1, 2)), 0.0)
-    separation = _held_out(inverse, solved[:, :, 0], ridge, within, positive, negative)
+    separation = held_out(solved, diagonal, cross, ridge, within, positive, negative)
     separation = np.where(usable & (np.minimum(n_pos, n_neg) > 1), separation, 0.0)
     return unit_rows(np.where(usable[:, None], direction, 0.0)), separation
 
 
-def _refuse(examples: Reals, first_channel: int) -> None:
-    channel, place, dim = (int(i) for i in np.argwhere(~np.isfinite(examples))[0])
-    raise SchemaMismatch(
-        "An example's embedding holds NaN or infinity.",
-        where=f"channel {first_channel + channel}, example {place}, dimension {dim}",
-        fix="Leave the image out and record it as an error.",
-    )
+def _centre(examples: Reals, real: Mask, into: Reals) -> Doubles:
+    """Write examples minus their mean ``into`` (b, M, D), zeros where not real; returns the means (b, D)."""
+    if not real.all():
+        examples = np.where(real[:, :, None], examples, 0)
+    count = np.maximum(real.sum(axis=1), 1)[:, None]
+    mean: Doubles = examples.sum(axis=1, dtype=np.float64) / count
+    with np.errstate(invalid="ignore"):  # infinity is refused by the caller, who sees it in the mean
+        np.subtract(examples, mean[:, None, :].astype(into.dtype), out=into, casting="same_kind")
+    if not real.all():
+        into *= real[:, :, None]
+    return mean
+
+
+def _refuse_nan(sides: tuple[Side, Side], first_channel: int) -> None:
+    for name, (examples, real) in zip(("positive", "negative"), sides, strict=True):
+        for channel, place in np.argwhere(~np.isfinite(examples).all(axis=2) & real):
+            raise SchemaMismatch(
+                f"A {name} example's embedding holds NaN or infinity.",
+                where=f"channel {first_channel + channel}, example {place}",
+                fix="Leave the image out and record it as an error.",
+            )
 
 
 def _ledoit_wolf(gram: Reals, n: Ids, dim: int) -> Doubles:
@@ -256,70 +261,3 @@ def _ledoit_wolf(gram: Reals, n: Ids, dim: int) -> Doubles:
     shrink = np.divide(beta, delta, out=np.ones(len(n)), where=delta > 0)
     clipped: Doubles = np.clip(shrink, 1e-6, _LARGEST_SHRINKAGE)
     return clipped
-
-
-def inverse_spd(matrix: Reals) -> Reals:
-    """Inverses of symmetric positive definite matrices (b, n, n), by Schur complements of halves.
-
-    Nearly all work is batched matrix products, which makes this several times as fast as a batched LAPACK
-    inverse at the sizes that occur here.
-    """
-    size = matrix.shape[1]
-    if size <= _SMALLEST_PIECE:
-        small: Reals = np.linalg.inv(matrix)
-        return small
-    half = size // 2
-    first = inverse_spd(np.ascontiguousarray(matrix[:, :half, :half]))
-    across = np.matmul(first, matrix[:, :half, half:])  # (b, half, rest)
-    complement: Reals = matrix[:, half:, half:] - np.matmul(matrix[:, half:, :half], across)
-    rest = inverse_spd(complement)
-    back = np.matmul(across, rest)
-    inverse: Reals = np.empty_like(matrix)
-    inverse[:, half:, half:] = rest
-    inverse[:, :half, half:] = -back
-    inverse[:, half:, :half] = -back.swapaxes(1, 2)
-    inverse[:, :half, :half] = first + np.matmul(back, across.swapaxes(1, 2))
-    return inverse
-
-
-def _held_out(
-    inverse: Reals, solved: Reals, ridge: Doubles, within: Doubles, positive: Mask, negative: Mask
-) -> Doubles:
-    """2 AUC - 1 (b,) over all pairs of a positive and a negative, scored by the fit without them (ours).
-
-    The discriminant is ridge regression of the centred labels z on the embeddings. With R = I - H its
-    residual matrix and e = R z, leaving out a pair predicts its labels as z - R_SS^-1 e_S, so positive i
-    scores above negative j if and only if det R_SS > e_i (R_jj + R_ij) - e_j (R_ii + R_ij). kappa is kept
-    from the whole fit.
-
-    H contains the difference of the means, which Q does not. That is one more rank: with q = Q X d,
-    m = d' (X'X + kappa I)^-1 d, c = z'z and the shared factor f = 1 / (1 + c m),
-    e = f (z - c q) and R = kappa Q - 1 1' / n - f (m z z' + z q' + q z' - c q q'), nothing large cancelling.
-    """
-    kind, side = inverse.dtype, positive.shape[1]
-    n_pos, n_neg = positive.sum(axis=1), negative.sum(axis=1)
-    n = np.maximum(n_pos + n_neg, 1)
-    z = np.concatenate([positive * (n_neg / n)[:, None], negative * (-n_pos / n)[:, None]], axis=1)
-    norm, gain = n_pos * n_neg / n, within / ridge
-    factor = 1.0 / (1.0 + norm * gain)
-
-    def columns(*each: Reals) -> list[Reals]:
-        return [one.reshape(len(n), -1, 1).astype(kind) for one in each]
-
-    label, q, f, m, c, shift, kappa = columns(z, solved, factor, gain, norm, 1.0 / n, ridge)
-    left, right = f * (m * label + q), f * (label - c * q)  # R = kappa Q - 1/n - left z' - right q'
-    own = kappa * np.einsum("bii->bi", inverse)[:, :, None] - shift - left * label - right * q  # R_ii
-    rows, columns_ = slice(None, side), slice(side, None)
-    cross = kappa * inverse[:, rows, columns_] - shift
-    cross -= np.matmul(
-        np.concatenate([left, right], axis=2)[:, rows],
-        np.concatenate([label, q], axis=2)[:, columns_].swapaxes(1, 2),
-    )  # R_ij (b, M, M')
-    own_i, own_j = own[:, rows], own[:, columns_].swapaxes(1, 2)
-    error_i, error_j = right[:, rows], right[:, columns_].swapaxes(1, 2)
-    gap = own_i * own_j - cross * cross - error_i * (own_j + cross) + error_j * (own_i + cross)
-    pairs = positive[:, :, None] & negative[:, None, :]
-    right_order = np.count_nonzero((gap > 0) & pairs, axis=(1, 2))
-    area = right_order / np.maximum(n_pos * n_neg, 1)
-    result: Doubles = np.clip(2 * area - 1, 0, 1)
-    return result
