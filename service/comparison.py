@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.contents import ClassRow, Contents
-from service.wording import VERDICTS, number, percent
+from service.wording import VERDICTS, FindingRow, number, percent
 
 FIRST = 5  # words of a class that are compared by eye
+FINDINGS = 12  # of each store
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,12 @@ class Compared:
 
 @dataclass(frozen=True)
 class ClassCell:
-    """A class in one store, None where it has no such class, and the first words that no other store has."""
+    """A class in one store, None where it has no such class, and those of its first words that differ."""
 
     key: str
     label: str
     row: ClassRow | None
-    only_here: frozenset[str]
+    differing: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,31 @@ class ClassComparison:
 
 
 @dataclass(frozen=True)
+class FindingCell:
+    """A finding in one store; where it is none, the share of the word if it is one of the class's words."""
+
+    key: str
+    row: FindingRow | None
+    share: float | None
+
+
+@dataclass(frozen=True)
+class FindingComparison:
+    """A class and a word that are a finding in at least one store, and what they are in each."""
+
+    class_name: str
+    text: str
+    kind: str
+    cells: tuple[FindingCell, ...]
+
+
+@dataclass(frozen=True)
 class ComparisonPage:
-    """All classes, those whose words differ most first."""
+    """The first findings of each store, by rank, and all classes, those whose words differ most first."""
 
     labels: tuple[Compared, ...]
     facts: tuple[tuple[str, tuple[str, ...]], ...]
+    findings: tuple[FindingComparison, ...]
     rows: tuple[ClassComparison, ...]
     first: int
 
@@ -64,8 +85,8 @@ def comparison(stores: Sequence[Compared]) -> ComparisonPage:
     ]
     for verdict in VERDICTS:
         counts = [sum(row.finding.verdict == verdict for row in one.contents.findings) for one in stores]
-        facts.append((f"Findings: {VERDICTS[verdict].label}", tuple(number(count) for count in counts)))
-    return ComparisonPage(tuple(stores), tuple(facts), tuple(made), FIRST)
+        facts.append((f"Findings, {VERDICTS[verdict].label}", tuple(number(count) for count in counts)))
+    return ComparisonPage(tuple(stores), tuple(facts), _findings(stores, by_name), tuple(made), FIRST)
 
 
 def words_difference(first: ClassRow, second: ClassRow) -> float:
@@ -86,11 +107,32 @@ def words_difference(first: ClassRow, second: ClassRow) -> float:
 def _compare(name: str, stores: Sequence[Compared], rows: Sequence[ClassRow | None]) -> ClassComparison:
     known = [row for row in rows if row is not None]
     firsts = [frozenset(word.text for word in row.words[:FIRST]) if row else frozenset() for row in rows]
-    cells = []
-    for at, (store, row) in enumerate(zip(stores, rows, strict=True)):
-        elsewhere = frozenset().union(*(words for other, words in enumerate(firsts) if other != at))
-        cells.append(ClassCell(store.key, store.label, row, firsts[at] - elsewhere))
+    common = frozenset.intersection(*firsts)
+    cells = [
+        ClassCell(store.key, store.label, row, first - common)
+        for store, row, first in zip(stores, rows, firsts, strict=True)
+    ]
     pairs = [(a, b) for i, a in enumerate(known) for b in known[i + 1 :]]
     difference = max((words_difference(a, b) for a, b in pairs), default=0.0)
     most = max((word.value for row in known for word in row.words), default=0.0)
     return ClassComparison(name, difference, most, tuple(cells))
+
+
+def _findings(
+    stores: Sequence[Compared], by_name: Sequence[dict[str, ClassRow]]
+) -> tuple[FindingComparison, ...]:
+    found = [{(row.class_name, row.text): row for row in one.contents.findings} for one in stores]
+    ranks: dict[tuple[str, str], int] = {}
+    for rows in found:
+        for pair, row in list(rows.items())[:FINDINGS]:
+            ranks[pair] = min(row.finding.rank, ranks.get(pair, row.finding.rank))
+    made = []
+    for class_name, text in sorted(ranks, key=lambda pair: (ranks[pair], pair)):
+        cells = []
+        for store, rows, classes in zip(stores, found, by_name, strict=True):
+            words = classes[class_name].words if class_name in classes else ()
+            share = next((word.value for word in words if word.text == text), None)
+            cells.append(FindingCell(store.key, rows.get((class_name, text)), share))
+        kind = next(cell.row.finding.kind for cell in cells if cell.row)
+        made.append(FindingComparison(class_name, text, kind, tuple(cells)))
+    return tuple(made)

@@ -1,11 +1,12 @@
 """What the pages say, before it is laid out: from the rows of a small store that were written by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from service.comparison import words_difference
+from service.comparison import Compared, comparison, words_difference
 from service.contents import ClassRow, Contents, Word
 from service.contexts import PageContexts
 from service.pictures import Album
@@ -91,6 +92,30 @@ def test_words_difference_is_total_variation() -> None:
     assert words_difference(row_with(a=0.3), row_with(b=0.7)) == 1.0
     assert words_difference(row_with(a=0.3), row_with()) == 1.0
     assert words_difference(row_with(), row_with()) == 0.0
+
+
+def test_words_that_are_not_everywhere_are_marked(written_store: Path) -> None:
+    contents = Contents.read(Snapshot.open(written_store), "one")
+    other = Contents.read(Snapshot.open(written_store), "two")
+    other.classes[0] = row_with(star=0.5, snow=0.2)
+    other.classes[0] = replace(other.classes[0], name="star")
+    other.findings = ()
+    page = comparison([Compared("", contents), Compared("stores/1", other)])
+    assert page.rows[0].name == "star"  # the one that differs comes first
+    assert page.rows[0].difference == pytest.approx(words_difference(contents.classes[0], other.classes[0]))
+    assert [cell.differing for cell in page.rows[0].cells] == [{"watermark", "red", "<b>striped</b>"}, set()]
+    assert page.rows[0].most == pytest.approx(0.5)
+    assert [one.difference for one in page.rows[1:]] == [0, 0, 0]
+    assert [(one.class_name, one.text) for one in page.findings] == [
+        ("Schneepflug & Söhne", "snow"),
+        ("star", "watermark"),
+        ("<script>alert(1)</script>", "<b>striped</b>"),
+    ]
+    first, second = page.findings[1].cells
+    assert first.row is not None
+    assert first.row.finding.verdict == "association"
+    assert (second.row, second.share) == (None, None)  # neither a finding nor a word of the class there
+    assert page.findings[0].cells[1].share == pytest.approx(0.1)
 
 
 def test_comparison_names_both_stores_and_links_to_their_classes(written_report: Path) -> None:
