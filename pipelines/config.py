@@ -53,7 +53,7 @@ class TextsSection(Section):
     """The text bank: ``builtin``, a .txt or .csv file, or a list of them, and prompt templates."""
 
     bank: str | list[str] = "builtin"
-    templates: list[str] | None = None
+    templates: list[str] | dict[str, list[str]] | None = None
 
 
 class CamSection(Section):

@@ -79,7 +79,7 @@ class Snapshot:
         if not read:
             return schema.empty_table()
         whole = read[0] if len(read) == 1 else self._by_key(name, pa.concat_tables(read))
-        return whole.select(schema.names).cast(schema)
+        return _typed(whole.select(schema.names), schema)
 
     def batches(
         self, name: str, columns: Sequence[str] | None = None, batch_rows: int = 8192
@@ -90,7 +90,7 @@ class Snapshot:
             file = self.open_part(part)
             for group in range(file.num_row_groups):  # one at a time: the whole part would be read ahead
                 for batch in file.iter_batches(batch_rows, row_groups=[group], columns=schema.names):
-                    yield batch.select(schema.names).cast(schema)
+                    yield _typed(batch.select(schema.names), schema)
 
     def rows(
         self, name: str, column: str, values: Iterable[Any], columns: Sequence[str] | None = None
@@ -217,6 +217,11 @@ def read_part(storage: Storage, part: PartRecord, columns: Sequence[str] | None 
     """One part, checked, whether or not a snapshot names it yet (a run reads its own)."""
     file = pq.ParquetFile(pa.PythonFile(CheckedFile(storage, part), mode="r"), pre_buffer=True)
     return file.read(columns=None if columns is None else list(columns))
+
+
+def _typed(rows: Any, schema: pa.Schema) -> Any:
+    """Rows with exactly this schema. Arrow refuses to cast missing vectors even to their own type."""
+    return rows if rows.schema.equals(schema) else rows.cast(schema)
 
 
 def as_matrix(vectors: pa.Array) -> NDArray[np.float32]:

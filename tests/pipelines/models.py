@@ -1,0 +1,71 @@
+"""Small models for runs in tests: made in a moment, the same in every process, and named as a user names his own."""
+
+import torch
+from torch import nn
+from torchvision import transforms
+
+SIZE = 16
+CLASSES = ("red", "green", "blue")
+
+
+class Net(nn.Module):
+    """GAP + linear over 7 channels; ``kind`` "norm" puts a nonlinearity before the head, so that it is not linear."""
+
+    def __init__(self, linear: bool) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.class_names = CLASSES
+        self.features = nn.Sequential(nn.Conv2d(3, 7, 5, 4, 2), nn.ReLU())
+        self.squash = nn.Identity() if linear else nn.Tanh()
+        self.head = nn.Linear(7, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.squash(self.features(x).mean((2, 3))))
+
+
+def transform() -> transforms.Compose:
+    return transforms.Compose(
+        [
+            transforms.Resize(SIZE),
+            transforms.CenterCrop(SIZE),
+            transforms.ToTensor(),
+            transforms.Normalize((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+        ]
+    )
+
+
+def linear_classifier() -> tuple[nn.Module, transforms.Compose]:
+    return Net(linear=True), transform()
+
+
+def squashed_classifier() -> tuple[nn.Module, transforms.Compose]:
+    return Net(linear=False), transform()
+
+
+class Clip(nn.Module):
+    """Images by their colours at 2 x 2 places, texts by their letters, both in 11 dimensions."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.image = nn.Linear(12, 11)
+        self.text = nn.EmbeddingBag(256, 11)
+
+    def encode_image(self, x: torch.Tensor) -> torch.Tensor:
+        return self.image(nn.functional.adaptive_avg_pool2d(x, 2).flatten(1))
+
+    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.text(tokens)
+
+
+def tokens(texts: list[str]) -> torch.Tensor:
+    rows = [list(text.encode())[:24] for text in texts]
+    return torch.tensor([row + [0] * (24 - len(row)) for row in rows])
+
+
+def clip() -> tuple[nn.Module, transforms.Compose, object]:
+    return Clip(3), transform(), tokens
+
+
+def other_clip() -> tuple[nn.Module, transforms.Compose, object]:
+    return Clip(4), transform(), tokens
