@@ -92,6 +92,16 @@ def test_texts_of_a_kind_compete():
     )
 
 
+def test_an_image_may_have_nothing_of_a_kind():
+    texts = np.eye(3)
+    # The first text is nearest in every image, but only two images are near it.
+    sample = np.array([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0], [0.2, 0.1, 0.0], [0.2, 0.0, 0.1], [0.1, 0.0, 0.0]])
+    alone = ConceptPresence(texts, ["artefact"] * 3)
+    assert alone(sample)[:, 0].tolist() == [True] * 5
+    presence = ConceptPresence(texts, ["artefact"] * 3, sample=sample)
+    assert presence(sample)[:, 0].tolist() == [True, True, False, False, False]
+
+
 def test_texts_of_equal_similarity_are_present_together():
     presence = ConceptPresence(np.array([[1.0, 0], [1.0, 0], [0, 1.0]]), ["scene"] * 3, tolerance=0.0)
     assert presence(np.array([[0.8, 0.6]])).tolist() == [[True, True, False]]
