@@ -48,10 +48,15 @@ def main(
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     for name, confounded in PROBES.items():
-        report("scenes", Progress("scenes", list(PROBES).index(name), len(PROBES)))
-        write_probe(out / "images" / name, confounded=confounded, per_class=per_class, seed=SEED + confounded)
-    report("scenes", Progress("scenes", len(PROBES), len(PROBES)))
-    write_truth(out / "truth.json")
+        report("", Progress("scenes", list(PROBES).index(name), len(PROBES) + 1))
+        if not (out / "images" / f"{name}_attributes.csv").exists():  # written last
+            write_probe(
+                out / "images" / name, confounded=confounded, per_class=per_class, seed=SEED + confounded
+            )
+    report("", Progress("scenes", len(PROBES), len(PROBES) + 1))
+    if not (out / "truth.json").exists():
+        write_truth(out / "truth.json")
+    report("", Progress("scenes", len(PROBES) + 1, len(PROBES) + 1))
     stores: dict[str, Path] = {}
     summaries: list[RunSummary] = []
     with local_ray():
@@ -66,6 +71,7 @@ def main(
     page = write_report(
         stores["biased"],
         out / "report",
+        label="biased model",
         compare_with=[(title, stores[name]) for name, title in COMPARED.items()],
     )
     seconds = time.monotonic() - started

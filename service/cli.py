@@ -93,7 +93,7 @@ def plan(config: ConfigFile, as_json: AsJson = False) -> None:
     Example: textcam plan birds.yaml
     """
     from pipelines.config import load_config
-    from pipelines.run import plan as plan_run
+    from pipelines.estimate import plan as plan_run
     from service.printing import print_summary
 
     print_summary(plan_run(load_config(config)), as_json)
