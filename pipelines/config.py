@@ -77,6 +77,7 @@ class WordsSection(Section):
     top: int = Field(default=5, ge=1, le=50)
     screen: int = Field(default=300, ge=1)
     sparsity: float = Field(default=0.05, ge=0)
+    relative_sparsity: float = Field(default=0.25, ge=0, lt=1)
     decorrelation: float = Field(default=0.1, ge=0)
     form: Literal["whole", "region", "both"] = "both"
     contrast: bool = True

@@ -147,6 +147,7 @@ def explain_shard(bench: Bench, item: ExplainItem) -> PartRecord:
         top=config.words.top,
         screen=config.words.screen,
         sparsity=config.words.sparsity,
+        relative_sparsity=config.words.relative_sparsity,
         decorrelation=config.words.decorrelation,
     )
     order = np.argsort(-made.group_contributions, axis=1, kind="stable")[:, : config.groups.per_image]

@@ -38,7 +38,9 @@ from textcam.records import embedding_rows, error_rows, image_rows, pooled_rows
 
 T = TypeVar("T")
 
-METHOD = 1  # to be raised by a change that gives other numbers from the same inputs: old work is then done anew
+METHOD = (
+    1  # to be raised by a change that gives other numbers from the same inputs: old work is then done anew
+)
 
 
 class Bench:

@@ -14,7 +14,7 @@ from textcam.catalogue import Catalogue
 from textcam.explain import explain, mean_baseline
 from textcam.select import Selection
 
-_SELECTION = ("screen", "sparsity", "decorrelation")
+_SELECTION = ("screen", "sparsity", "relative_sparsity", "decorrelation")
 
 
 class Explainer:

@@ -86,6 +86,7 @@ def select_texts(
     top: int = 5,
     screen: int = 300,
     sparsity: float = 0.05,
+    relative_sparsity: float = 0.0,
     decorrelation: float = 0.5,
     centre: bool = False,
     scores: Floats | None = None,
@@ -93,14 +94,16 @@ def select_texts(
     """At most ``top`` words for each of ``targets`` (B, D) out of ``text_embeddings`` (T, D, unit length).
 
     Only the ``screen`` texts with the highest cosine, or the highest ``scores`` (B, T), are considered. A
-    text needs a cosine above ``sparsity / 2`` to be chosen. ``centre`` takes the mean text out of all texts
+    text needs a cosine above ``sparsity / 2`` to be chosen, and above ``relative_sparsity`` (0 to 1) times the
+    cosine of the target's best text: encoders differ in how large their cosines are. ``centre`` takes the mean text out of all texts
     first. Targets are scaled to unit length for the solve, so that all amounts mean the same for every
     target. A target of zeros, or one that no text fits, has no words. ConfigError for negative amounts,
     SchemaMismatch for NaN.
     """
-    if top < 1 or screen < 1 or sparsity < 0 or decorrelation < 0:
+    if top < 1 or screen < 1 or sparsity < 0 or decorrelation < 0 or not 0 <= relative_sparsity < 1:
         raise ConfigError(
-            "top and screen must be at least 1, sparsity and decorrelation at least 0.", where="select_texts"
+            "top and screen must be at least 1, sparsity and decorrelation at least 0, relative_sparsity in [0, 1).",
+            where="select_texts",
         )
     targets, texts = _pair(targets, text_embeddings)
     cosine = similarity(targets, text_embeddings)
@@ -109,6 +112,7 @@ def select_texts(
     if centre:
         texts = apart
     candidates = _best(ranking, min(screen, len(texts)))  # (B, S)
+    threshold = np.maximum(sparsity / 2, relative_sparsity * cosine.max(axis=1).astype(np.float64))  # (B,)
     length = np.linalg.norm(targets.astype(np.float64), axis=1)
     whole = _quadratic(texts, apart, decorrelation) if len(texts) <= _WHOLE_GRAM else None
 
@@ -119,7 +123,8 @@ def select_texts(
             quadratic = _quadratic(texts[chosen], apart[chosen], decorrelation)
         else:
             quadratic = whole[chosen[:, :, None], chosen[:, None, :]]
-        linear = np.matmul(texts[chosen], block[:, :, None])[:, :, 0] - sparsity / 2  # (b, S)
+        least = np.resize(threshold[rows], len(block))
+        linear = np.matmul(texts[chosen], block[:, :, None])[:, :, 0] - least[:, None]  # (b, S)
         coefficients[rows] = descend(quadratic, linear)[: rows.stop - rows.start]
 
     order = np.argsort(-coefficients, axis=1, kind="stable")[:, :top]
