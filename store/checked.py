@@ -54,7 +54,8 @@ class CheckedFile(RangeFile):
         super().__init__(storage, record.path, record.bytes)
         self._blocks = record.blocks or (Block(record.bytes, record.sha256),)
         self._starts = list(accumulate((block.bytes for block in self._blocks), initial=0))
-        self.damage: Damaged | None = None  # what was found, for callers whose own errors keep only its words
+        # What was found, for readers that swallow it; not the error, whose traceback would hold the reader.
+        self.damage: tuple[str, str, str] | None = None
         self._held: tuple[int, bytes] = (0, b"")  # the last run of checked blocks, if small
 
     def _fetch(self, start: int, length: int) -> bytes:
@@ -63,7 +64,7 @@ class CheckedFile(RangeFile):
             try:
                 first, data = self._checked_run(start, start + length)
             except Damaged as error:
-                self.damage = error
+                self.damage = (error.what, error.where, error.fix)
                 raise
             self._held = (first, data) if len(data) <= SMALL else (0, b"")
         return data[start - first : start - first + length]

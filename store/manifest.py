@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
-from store.errors import Damaged, FormatTooNew, StoreNotFound
+from store.errors import Damaged, FormatTooNew, SchemaMismatch, StoreNotFound
 from store.schema import FORMAT_VERSION, TABLE_NAMES, Dims
 from store.storage import Storage, checked_path
 
@@ -109,9 +109,14 @@ class Manifest:
     parent: int | None = None
     format_version: int = FORMAT_VERSION
 
+    def __post_init__(self) -> None:
+        """Records in the order of their paths: manifests of the same files are equal."""
+        object.__setattr__(self, "parts", tuple(sorted(self.parts, key=lambda part: part.path)))
+        object.__setattr__(self, "indexes", tuple(sorted(self.indexes, key=lambda one: one.path)))
+
     def of(self, table: str) -> list[PartRecord]:
         """The parts of a table, by path."""
-        return sorted((part for part in self.parts if part.table == table), key=lambda part: part.path)
+        return [part for part in self.parts if part.table == table]
 
     def index_of(self, table: str) -> IndexRecord | None:
         """The index over a table's vectors, if there is one."""
@@ -123,7 +128,7 @@ class Manifest:
         return sorted([manifest_path(self.snapshot), *(part.path for part in self.parts), *indexes])
 
     def to_json(self) -> bytes:
-        """Canonical bytes, the same for equal manifests."""
+        """Canonical bytes, the same for equal manifests; ``SchemaMismatch`` where ``config`` is no JSON."""
         body = {
             "format_version": self.format_version,
             "snapshot": self.snapshot,
@@ -131,10 +136,13 @@ class Manifest:
             "dims": asdict(self.dims),
             "fingerprints": self.fingerprints,
             "config": self.config,
-            "parts": [part.to_dict() for part in sorted(self.parts, key=lambda part: part.path)],
-            "indexes": [one.to_dict() for one in sorted(self.indexes, key=lambda one: one.path)],
+            "parts": [part.to_dict() for part in self.parts],
+            "indexes": [one.to_dict() for one in self.indexes],
         }
-        return _canonical({**body, "sha256": sha256(_canonical(body))})
+        try:
+            return _canonical({**body, "sha256": sha256(_canonical(body))})
+        except (TypeError, ValueError) as error:
+            raise SchemaMismatch(f"The manifest does not fit JSON: {error}.", where="config") from None
 
     @classmethod
     def from_json(cls, data: bytes, where: str = "") -> "Manifest":

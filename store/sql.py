@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from store.checked import CheckedFile
-from store.errors import QueryError
+from store.errors import Damaged, QueryError
 from store.schema import tables
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ class SqlSource:
                     raise QueryError(what, where=query.strip(), fix="Write one SELECT.")
                 return session.sql(query).to_arrow_table()
             except duckdb.Error as error:
-                if damage := next((file.damage for file in self._files if file.damage), None):
-                    raise damage from None  # DuckDB keeps only the words of what its sources raise
+                for what, where, fix in (file.damage for file in self._files if file.damage):
+                    raise Damaged(what, where=where, fix=fix) from None
                 raise QueryError(f"DuckDB refused the query: {error}", where=query.strip()) from None
 
 

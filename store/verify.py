@@ -92,7 +92,7 @@ def problems(snapshot: Snapshot) -> list[Problem]:
     for name in snapshot.tables:
         of_table = list(_table_problems(snapshot, name))
         found += of_table
-        if not any(one.kind in ("damaged", "rows") for one in of_table):
+        if all(one.kind in ("norm", "key") for one in of_table):
             sound.add(name)
     found += _guarded("reference", "tables", partial(_references, snapshot, sound))
     for record in snapshot.manifest.indexes:
@@ -197,12 +197,11 @@ def _keys_across(snapshot: Snapshot, name: str) -> Iterator[Problem]:
 
 def _references(snapshot: Snapshot, sound: set[str]) -> Iterator[Problem]:
     """Each id that a table names exists; tables that must hold the same images do."""
-    known = {
-        target: _ids(snapshot, target) for target in ("images", "classes", "channels", "groups", "texts")
-    }
+    targets = ("images", "classes", "channels", "groups", "texts")
+    known = {name: _ids(snapshot, name) for name in targets if name in sound or not snapshot.has(name)}
     for name, columns in REFERENCES.items():
         for column, target in columns.items():
-            if name in sound and (target in sound or not snapshot.has(target)):
+            if name in sound and target in known:
                 yield from _reference(snapshot, name, column, target, known[target])
     for name in ("embeddings", "activations", "explanations"):
         if name in sound and "images" in sound and snapshot.count(name) != snapshot.count("images"):

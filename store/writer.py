@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from store.checked import cut_blocks
 from store.errors import Damaged, SchemaMismatch, SnapshotConflict
 from store.manifest import Manifest, PartRecord, manifest_path, sha256, snapshots
-from store.schema import KINDS, SIDES, VERDICTS, Table, tables
+from store.schema import KINDS, SIDES, VERDICTS, Table
 from store.storage import Storage, step
 
 ROW_GROUP_ROWS = 8192
@@ -175,7 +175,10 @@ def _check_number(storage: Storage, manifest: Manifest) -> None:
 
 
 def _check_files(storage: Storage, manifest: Manifest) -> None:
-    known = tables(manifest.dims)
+    if len(set(manifest.paths())) != len(manifest.paths()):
+        raise SchemaMismatch("A file is named twice.", where=manifest_path(manifest.snapshot))
+    if len({one.table for one in manifest.indexes}) != len(manifest.indexes):
+        raise SchemaMismatch("A table has two indexes.", where=manifest_path(manifest.snapshot))
     indexes: Iterable[tuple[str, int | None]] = (
         pair for one in manifest.indexes for pair in ((one.path, one.bytes), (one.card_path, None))
     )
@@ -188,7 +191,3 @@ def _check_files(storage: Storage, manifest: Manifest) -> None:
             ) from None
         if size is not None and found != size:
             raise Damaged(f"It has {found} bytes and not {size}.", where=f"{storage.uri}/{path}")
-    if len(set(manifest.paths())) != len(manifest.paths()) or any(
-        p.table not in known for p in manifest.parts
-    ):
-        raise SchemaMismatch("A file is named twice.", where=manifest_path(manifest.snapshot))

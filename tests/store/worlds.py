@@ -47,13 +47,15 @@ EXAMPLES = 2
 
 
 def unit(rows: NDArray[Any]) -> NDArray[np.float32]:
-    """Rows of unit length, float32."""
-    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+    """Rows of unit length, float32; zero rows stay zero."""
+    norms = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return (rows / np.where(norms == 0, 1, norms)).astype(np.float32)
 
 
 def vectors(values: NDArray[Any], like: pa.DataType) -> pa.Array:
     """(n, d) numbers as a FixedSizeList array of the type ``like``."""
-    flat = np.ascontiguousarray(values, like.value_type.to_pandas_dtype()).ravel()
+    with np.errstate(over="ignore"):
+        flat = np.ascontiguousarray(values, like.value_type.to_pandas_dtype()).ravel()
     return pa.FixedSizeListArray.from_arrays(pa.array(flat, like.value_type), type=like)
 
 
@@ -286,13 +288,14 @@ def _groups(world: TinyWorld) -> dict[str, Any]:
 
 def _classes(world: TinyWorld) -> dict[str, Any]:
     right = world.labels == world.predictions
+    members = [world.labels == c for c in range(len(CLASSES))]
     return {
         "class_id": range(len(CLASSES)),
         "name": CLASSES,
         "weights": world.weights,
         "bias": world.bias,
-        "n_images": [int((world.labels == c).sum()) for c in range(len(CLASSES))],
-        "accuracy": [float(right[world.labels == c].mean()) for c in range(len(CLASSES))],
+        "n_images": [int(of.sum()) for of in members],
+        "accuracy": [float(right[of].mean()) if of.any() else None for of in members],
     }
 
 

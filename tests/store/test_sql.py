@@ -1,0 +1,135 @@
+"""SQL over all tables: it reads the snapshot and can do nothing else."""
+
+import pytest
+
+from store.errors import QueryError
+from store.reader import Snapshot
+from store.schema import TABLE_NAMES
+from tests.store.worlds import TinyWorld, tiny_store
+
+WORLD = TinyWorld()
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sql") / "s"
+    tiny_store(path, WORLD)
+    return Snapshot.open(path)
+
+
+def test_every_table_is_there(snapshot):
+    names = [row["name"] for row in snapshot.sql("SHOW TABLES").to_pylist()]
+    assert names == sorted(TABLE_NAMES)
+    for name in TABLE_NAMES:
+        assert snapshot.sql(f"SELECT count(*) AS n FROM {name}").to_pylist() == [{"n": snapshot.count(name)}]
+
+
+def test_joins_filters_and_order(snapshot):
+    found = snapshot.sql("""
+        SELECT c.name, count(*) AS n, avg(CAST(i.label = i.prediction AS DOUBLE)) AS accuracy
+        FROM images i JOIN classes c ON c.class_id = i.label GROUP BY c.class_id, c.name ORDER BY c.class_id
+    """).to_pylist()
+    right = WORLD.labels == WORLD.predictions
+    assert found == [
+        {"name": name, "n": int((WORLD.labels == c).sum()), "accuracy": right[WORLD.labels == c].mean()}
+        for c, name in enumerate(("circle", "square", "star"))
+    ]
+
+
+def test_vectors_are_arrays_and_half_floats_are_widened(snapshot):
+    rows = snapshot.sql("""
+        SELECT image_id, pooled, array_inner_product(pooled, pooled) AS square
+        FROM activations ORDER BY image_id
+    """).to_pylist()
+    for row in rows:
+        pooled = WORLD.pooled[WORLD.image_ids.tolist().index(row["image_id"])]
+        assert row["pooled"] == pooled.tolist()
+        assert row["square"] == pytest.approx(float(pooled @ pooled), rel=1e-5)
+
+
+def test_lists_unnest(snapshot):
+    found = snapshot.sql("""
+        SELECT t.text FROM (SELECT unnest(text_ids) AS text_id FROM channels WHERE channel = 2)
+        JOIN texts t USING (text_id)
+    """)
+    ids, _ = WORLD.nearest_texts(WORLD.directions[2])
+    names = dict(zip(WORLD.text_ids.tolist(), WORLD.texts, strict=True))
+    assert sorted(found.column(0).to_pylist()) == sorted(names[one] for one in ids)
+
+
+@pytest.mark.parametrize(
+    "query", ["DESCRIBE images", "EXPLAIN SELECT 1", "SUMMARIZE classes", "FROM texts LIMIT 1", "VALUES (1)"]
+)
+def test_other_statements_that_read(snapshot, query):
+    assert snapshot.sql(query).num_rows > 0
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "CREATE TABLE t AS SELECT 1",
+        "INSERT INTO images SELECT * FROM images",
+        "DROP VIEW images",
+        "COPY images TO '{out}'",
+        "COPY (SELECT 1) TO '{part}' (FORMAT parquet, USE_TMP_FILE false)",
+        "EXPORT DATABASE '{out}'",
+        "ATTACH '{out}' AS other",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "SET memory_limit = '1GB'",
+        "SET enable_external_access = true",
+        "PRAGMA database_list",
+        "CALL pragma_version()",
+        "SELECT 1; SELECT 2",
+        "SELECT * FROM '{part}'",
+        "SELECT * FROM read_text('/etc/hostname')",
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SELECT * FROM glob('/*')",
+        "SELECT * FROM read_parquet('http://localhost/x')",
+        "SELECT * FROM WORLD",
+        "SELECT * FROM nonsense",
+        "SELECT nonsense FROM images",
+        "SELECT FROM WHERE",
+        "",
+        "-- nothing",
+    ],
+)
+def test_anything_else_is_refused_and_changes_nothing(snapshot, tmp_path, query):
+    part = snapshot.storage.root / snapshot.parts("classes")[0].path
+    before = part.read_bytes()
+    with pytest.raises(QueryError):
+        snapshot.sql(query.format(out=tmp_path / "out", part=part))
+    assert part.read_bytes() == before
+    assert list(tmp_path.iterdir()) == []
+    assert snapshot.sql("SELECT count(*) AS n FROM classes").to_pylist() == [{"n": 3}]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "COPY (SELECT 1) TO '{part}' (FORMAT parquet, USE_TMP_FILE false)",
+        "SELECT * FROM '{part}'",
+        "SET lock_configuration = false",
+        "SET python_enable_replacements = true",
+        "ATTACH '{out}'",
+        "LOAD httpfs",
+    ],
+)
+def test_a_session_in_hand_is_locked_too(snapshot, tmp_path, query):
+    part = snapshot.storage.root / snapshot.parts("classes")[0].path
+    before = part.read_bytes()
+    with snapshot.connect() as session:
+        assert session.execute("SELECT count(*) FROM images").fetchall() == [(11,)]
+        with pytest.raises(Exception, match=r"(?i)disabled|locked|permission"):
+            session.execute(query.format(out=tmp_path / "out", part=part))
+    assert part.read_bytes() == before
+
+
+def test_a_table_that_is_not_there_is_empty(snapshot):
+    from dataclasses import replace
+
+    kept = tuple(part for part in snapshot.manifest.parts if part.table != "maps")
+    bare = Snapshot(snapshot.storage, replace(snapshot.manifest, parts=kept))
+    assert bare.sql("SELECT count(*) AS n FROM maps").to_pylist() == [{"n": 0}]
+    assert not bare.has("maps")
+    assert bare.table("maps").num_rows == 0
