@@ -81,7 +81,7 @@ def comparison(stores: Sequence[Compared]) -> ComparisonPage:
     made.sort(key=lambda one: -one.difference)
     facts = [
         ("Images", tuple(number(one.contents.counts["images"]) for one in stores)),
-        ("Right", tuple(percent(one.contents.accuracy) for one in stores)),
+        ("Accuracy", tuple(percent(one.contents.accuracy) for one in stores)),
     ]
     for verdict in VERDICTS:
         counts = [sum(row.finding.verdict == verdict for row in one.contents.findings) for one in stores]

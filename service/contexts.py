@@ -133,7 +133,7 @@ class PageContexts:
         counts = Counter(row.finding.verdict for row in contents.findings)
         facts = [("Images", number(contents.counts["images"])), ("Classes", number(len(contents.classes)))]
         if contents.accuracy is not None:
-            facts.append(("Right", percent(contents.accuracy)))
+            facts.append(("Accuracy", percent(contents.accuracy)))
         facts += [
             ("Channels", number(contents.counts["channels"])),
             ("Groups", number(len(contents.groups))),

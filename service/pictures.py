@@ -19,7 +19,7 @@ from store.errors import TextcamError
 
 THUMBNAIL = 160  # pixels of the long side
 OVERLAY = 256
-STRONGEST = 0.8  # opacity of the map where it is strongest: the image stays visible under it
+STRONGEST = 0.65  # opacity of the map where it is strongest: the image stays visible under it
 _TINY = 128  # below this long side an image is enlarged smoothly before a map is drawn over it
 
 # OKLab (lightness, green-red, blue-yellow), from a dim violet through red and orange to a pale yellow.
@@ -80,29 +80,28 @@ def view_box(width: int, height: int, aspect: float, share: float = 1.0) -> tupl
     return round(left), round(top), max(round(left + box_width), 1), max(round(top + box_height), 1)
 
 
-def draw_map(image: Image.Image, values: NDArray[np.uint8], long_side: int = OVERLAY) -> Image.Image:
-    """The image with the map (h, w) u8 over it, from nothing to 255 = the map's own strongest place.
+def draw_map(
+    image: Image.Image, values: NDArray[np.uint8], strength: float = 1.0, long_side: int = OVERLAY
+) -> Image.Image:
+    """The image with the map (h, w) u8 over it; a value of 255 is drawn at ``strength`` of the colour scale.
 
-    Each map is shown from zero to its own maximum: colour says where, the page's numbers say how much.
+    One scale for all maps of an image keeps them comparable: a weak group looks weak.
     """
     base = fit(image, long_side)
     if max(base.size) < _TINY:
         factor = math.ceil(_TINY * 2 / max(base.size))
         base = base.resize((base.width * factor, base.height * factor), Image.Resampling.BICUBIC)
-    top = int(values.max())
-    if top == 0:
+    if not values.any() or strength <= 0:
         return base
-    strength = Image.fromarray(np.round(values * (255.0 / top)).astype(np.uint8))
-    strength = strength.resize(base.size, Image.Resampling.BILINEAR)
-    level = np.asarray(strength)
-    share = (level.astype(np.float32) / 255)[..., None]
+    raised = Image.fromarray(values.astype(np.float32) * (min(strength, 1.0) / 255))
+    share = np.asarray(raised.resize(base.size, Image.Resampling.BILINEAR))[..., None].clip(0, 1)
     pixels = np.asarray(base, dtype=np.float32)
     grey = pixels.mean(axis=2, keepdims=True)
     calm = (
         0.62 * pixels + 0.24 * grey
     )  # what the map does not mark steps back a little, but stays recognisable
     opacity = STRONGEST * share**0.8
-    mixed = (1 - opacity) * calm + opacity * colour_scale()[level]
+    mixed = (1 - opacity) * calm + opacity * colour_scale()[np.round(255 * share[..., 0]).astype(np.uint8)]
     return Image.fromarray(np.clip(np.round(mixed), 0, 255).astype(np.uint8))
 
 
@@ -127,17 +126,26 @@ class Album:
         return self._picture(f"{image_id:016x}.webp", uri, alt, lambda image: fit(image, THUMBNAIL))
 
     def overlay(
-        self, image_id: int, uri: str, alt: str, class_id: int, group_id: int, values: NDArray[np.uint8]
+        self,
+        image_id: int,
+        uri: str,
+        alt: str,
+        *,
+        class_id: int,
+        group_id: int,
+        values: NDArray[np.uint8],
+        strength: float = 1.0,
     ) -> Picture:
-        """What the classifier saw of the image, with a map (h, w) u8 over it."""
+        """What the classifier saw of the image, with a map (h, w) u8 over it (see ``draw_map``)."""
         height, width = values.shape
 
         def make(image: Image.Image) -> Image.Image:
-            return draw_map(image.crop(view_box(*image.size, width / height, self.view_share)), values)
+            return draw_map(
+                image.crop(view_box(*image.size, width / height, self.view_share)), values, strength
+            )
 
         group = "whole" if group_id < 0 else str(group_id)
-        name = f"{image_id:016x}-{class_id}-{group}.webp"
-        return self._picture(name, uri, alt, make)
+        return self._picture(f"{image_id:016x}-{class_id}-{group}.webp", uri, alt, make)
 
     def _picture(self, name: str, uri: str, alt: str, make: Callable[[Image.Image], Image.Image]) -> Picture:
         if name not in self._made:

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from service.contents import Contents, GroupRow, Word, words_of
-from service.exemplars import ImageRow, Maps, Sides, finding_sides, images_by_id
+from service.exemplars import ImageRow, Map, Maps, Sides, finding_sides, images_by_id
 from service.pictures import Album, Picture
 from service.wording import VERDICTS, FindingRow, Verdict
 from store.schema import WHOLE_MAP
 
 GROUP_MAPS = 3  # an image's strongest groups
+LEAST_PART = 0.05  # of what the strongest group adds: weaker ones are not shown
 IMAGE_WORDS = 3  # words of an image's own explanation
 FINDINGS_WITH_IMAGES = 200
 
@@ -84,7 +85,7 @@ class Shots:
             of_group, one = found
             what = f"'{self._class(class_id)}'" if of_group == WHOLE_MAP else self._group(of_group)
             alt = f"{image.uri}: where {what} is seen"
-            overlay = self.album.overlay(image.image_id, image.uri, alt, class_id, of_group, one.cells)
+            overlay = self._overlay(image, alt, class_id, of_group, one)
         words = image.text_ids[:IMAGE_WORDS]
         return Shot(
             original=self.album.thumbnail(image.image_id, image.uri, f"{image.uri}: the image alone"),
@@ -98,12 +99,12 @@ class Shots:
     def typical(self, image: ImageRow, class_id: int) -> TypicalImage:
         """The image with its whole map and the maps of its own strongest groups."""
         stored = self.maps.of(image.image_id, class_id)
+        least = LEAST_PART * max((contribution for _, contribution in image.groups), default=0.0)
         shots: list[GroupShot] = []
         for group_id, contribution in image.groups:
-            if group_id in stored and contribution > 0 and len(shots) < GROUP_MAPS:
+            if group_id in stored and contribution > least and len(shots) < GROUP_MAPS:
                 alt = f"{image.uri}: where {self._group(group_id)} is seen"
-                cells = stored[group_id].cells
-                picture = self.album.overlay(image.image_id, image.uri, alt, class_id, group_id, cells)
+                picture = self._overlay(image, alt, class_id, group_id, stored[group_id])
                 shots.append(GroupShot(self.contents.groups.get(group_id), contribution, picture))
         return TypicalImage(self.shot(image, class_id, WHOLE_MAP), tuple(shots))
 
@@ -116,6 +117,18 @@ class Shots:
 
         return tuple(
             FindingView(row, VERDICTS[row.finding.verdict], side(row, 0), side(row, 1)) for row in rows
+        )
+
+    def _overlay(self, image: ImageRow, alt: str, class_id: int, group_id: int, one: Map) -> Picture:
+        strongest = max(other.scale for other in self.maps.of(image.image_id, class_id).values())
+        return self.album.overlay(
+            image.image_id,
+            image.uri,
+            alt,
+            class_id=class_id,
+            group_id=group_id,
+            values=one.cells,
+            strength=one.scale / strongest if strongest > 0 else 0.0,
         )
 
     def _class(self, class_id: int) -> str:

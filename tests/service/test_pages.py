@@ -98,7 +98,7 @@ def test_overview_says_what_was_explained(written_report: Path) -> None:
     text = " ".join(page.text.split())
     assert "Images 24" in text
     assert "Classes 4" in text
-    assert "Right 83 %" in text  # five of six images in each class
+    assert "Accuracy 83 %" in text  # five of six images in each class
     assert "Classifier python:world:model" in text
     assert "2 images could not be used" in text
     assert 'snow" (scene). With it 94 % right (n=812), without 41 % (n=97), effect 53 points [41, 64]' in text

@@ -20,13 +20,24 @@ def test_colour_scale_rises_in_lightness() -> None:
 
 def test_a_map_is_brightest_where_it_is_strongest() -> None:
     values = np.zeros((3, 5), np.uint8)
-    values[2, 1] = 40  # faint, but the map's own maximum
+    values[2, 1] = 255
     drawn = np.asarray(draw_map(Image.new("RGB", (250, 150), (90, 90, 90)), values), np.float64)
     assert drawn.shape == (150, 250, 3)
     warm = drawn[..., 0] - drawn[..., 2]  # red minus blue
     row, column = np.unravel_index(np.argmax(warm), warm.shape)
     assert (int(row) * 3 // 150, int(column) * 5 // 250) == (2, 1)
     assert np.ptp(drawn[:50, 150:], axis=(0, 1)).max() == 0  # nothing is drawn where the map is zero
+
+
+def test_a_weak_map_looks_weak() -> None:
+    grey, values = Image.new("RGB", (200, 200), (90, 90, 90)), np.full((2, 2), 255, np.uint8)
+    drawn = [
+        np.asarray(draw_map(grey, values, strength), np.float64)[100, 100] for strength in (0.05, 0.4, 1.0)
+    ]
+    warmth = [pixel[0] - pixel[2] for pixel in drawn]  # red minus blue
+    assert warmth == sorted(warmth)
+    assert np.abs(drawn[0] - drawn[0].mean()).max() < 12  # still nearly grey
+    assert np.array_equal(np.asarray(draw_map(grey, values, 0.0)), np.asarray(grey))
 
 
 def test_an_empty_map_leaves_the_image_alone() -> None:
@@ -66,7 +77,7 @@ def test_an_album_opens_and_draws_each_picture_once(tmp_path: Path) -> None:
     cells = np.full((4, 5), 9, np.uint8)
     made = [
         album.thumbnail(1, "a", "x"),
-        album.overlay(1, "a", "y", 3, -1, cells),
+        album.overlay(1, "a", "y", class_id=3, group_id=-1, values=cells),
         album.thumbnail(1, "a", "z"),
     ]
     assert [picture.name for picture in made] == [
