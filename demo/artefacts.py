@@ -1,6 +1,6 @@
 """Artefacts: things laid over a picture that are no part of what it shows.
 
-An artefact is a function of (generator, size) -> (colour (S, S, 3), alpha (S, S)); its place and form come
+An artefact is a function of (generator, size) -> (colour (3, S, S), alpha (S, S)); its place and form come
 from the generator, and the same seed gives the same artefact at every size.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.random import Generator
 
-from demo.draw import Array, coverage, grid, turned
+from demo.draw import Array, coverage, grid, plane, turned
 
 Layer = tuple[Array, Array]
 
@@ -48,7 +48,7 @@ def _strokes() -> Array:
 def _to_strokes(x: Array, y: Array) -> Array:
     """Distance to the nearest stroke of the word, in letter heights."""
     nearest = np.full(np.broadcast_shapes(x.shape, y.shape), np.inf, dtype=np.float32)
-    for x0, y0, x1, y1 in _strokes():
+    for x0, y0, x1, y1 in _strokes().tolist():
         dx, dy = x1 - x0, y1 - y0
         share = np.clip(((x - x0) * dx + (y - y0) * dy) / (dx * dx + dy * dy), 0, 1)
         nearest = np.minimum(nearest, np.hypot(x - x0 - share * dx, y - y0 - share * dy))
@@ -60,15 +60,15 @@ def watermark(rng: Generator, size: int) -> Layer:
     height, angle = rng.uniform(0.105, 0.135), rng.uniform(-0.10, 0.10)
     at_top, x_place, y_place = rng.random() < 0.5, rng.uniform(0.40, 0.60), rng.uniform(0.12, 0.17)
     x, y = grid(slice(0, size), slice(0, size), size)
-    x, y = turned(x - np.float32(x_place), y - np.float32(y_place if at_top else 1 - y_place), angle)
-    colour = np.ones((size, size, 3), dtype=np.float32)
+    x, y = turned(x - x_place, y - (y_place if at_top else 1 - y_place), angle)
+    colour = np.ones((3, size, size), dtype=np.float32)
     alpha = np.zeros((size, size), dtype=np.float32)
     near = np.nonzero((np.abs(y) < height).any(axis=1))[0]
     rows = slice(near[0], near[-1] + 1)
     distance = _to_strokes(x[rows] / height, y[rows] / height) * height
     letters = coverage(distance - 0.014, size)
     rim = coverage(distance - 0.024, size)
-    colour[rows] = letters[..., None]
+    colour[:, rows] = letters
     alpha[rows] = np.maximum(0.78 * letters, 0.5 * rim)
     return colour, alpha
 
@@ -78,21 +78,20 @@ def barcode(rng: Generator, size: int) -> Layer:
     half_width, half_height = rng.uniform(0.15, 0.18), rng.uniform(0.075, 0.095)
     bars = np.cumsum(rng.choice([1.0, 1.0, 2.0], size=64)).astype(np.float32)
     left, top = rng.random(2) < 0.5
-    margin = rng.uniform(0.02, 0.05, 2)
+    margin = rng.uniform(0.02, 0.05, 2).tolist()
     cx = half_width + margin[0] if left else 1 - half_width - margin[0]
     cy = half_height + margin[1] if top else 1 - half_height - margin[1]
     x, y = grid(slice(0, size), slice(0, size), size)
-    x, y = x - np.float32(cx), y - np.float32(cy)
+    x, y = x - cx, y - cy
     alpha = coverage(np.maximum(np.abs(x) - half_width, np.abs(y) - half_height), size)
     step = 0.0155
     edges = bars * step - half_width
     within = (edges > 0.022 - half_width) & (edges < half_width - 0.022)
     ink = np.zeros_like(x)
-    for begin, end in zip(edges[within][::2], edges[within][1::2], strict=False):
+    for begin, end in zip(edges[within][::2].tolist(), edges[within][1::2].tolist(), strict=False):
         ink = np.maximum(ink, coverage(np.abs(x - (begin + end) / 2) - (end - begin) / 2, size))
     ink = ink * coverage(np.abs(y) - half_height + 0.022, size)
-    colour = np.repeat((0.97 - 0.92 * ink)[..., None], 3, axis=2)
-    return colour.astype(np.float32), alpha
+    return np.broadcast_to(0.97 - 0.92 * ink, (3, size, size)), alpha
 
 
 def frame(rng: Generator, size: int) -> Layer:
@@ -100,12 +99,10 @@ def frame(rng: Generator, size: int) -> Layer:
     width = rng.uniform(0.06, 0.085)
     x, y = grid(slice(0, size), slice(0, size), size)
     depth = np.minimum(np.minimum(x, 1 - x), np.minimum(y, 1 - y))
-    alpha = coverage(depth - np.float32(width), size)
-    gold = np.asarray([0.80, 0.60, 0.22], dtype=np.float32)
+    alpha = coverage(depth - width, size)
     relief = 0.75 + 0.45 * np.sin(np.pi * np.clip(depth / width, 0, 1)) ** 2
     line = np.maximum(coverage(depth - 0.010, size), coverage(np.abs(depth - width + 0.008) - 0.008, size))
-    colour = gold * relief[..., None] * (1 - 0.72 * line[..., None])
-    return np.clip(colour, 0, 1).astype(np.float32), alpha
+    return np.clip(plane((0.80, 0.60, 0.22)) * relief * (1 - 0.72 * line), 0, 1), alpha
 
 
 ARTEFACTS: dict[str, Callable[[Generator, int], Layer]] = {

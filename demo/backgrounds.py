@@ -1,6 +1,6 @@
 """Eight backgrounds, each a small scene of its own drawn from a seed.
 
-A background is a function of (generator, size) -> (size, size, 3) in 0..1. What is random is drawn before the
+A background is a function of (generator, size) -> (3, size, size) in 0..1. What is random is drawn before the
 size matters, so the same seed gives the same place at every size.
 """
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-from demo.draw import Array
+from demo.draw import Array, plane
 
 
 def smooth_noise(rng: Generator, rows: int, columns: int, size: int) -> Array:
@@ -26,23 +26,23 @@ def _axes(size: int) -> tuple[Array, Array]:
 
 def _mix(first: tuple[float, ...], second: tuple[float, ...], share: Array) -> Array:
     """Blend of two colours by a share (size, size) or broadcastable to it."""
-    a, b = np.asarray(first, dtype=np.float32), np.asarray(second, dtype=np.float32)
-    return a + (b - a) * np.clip(share, 0, 1)[..., None]
+    a, b = plane(first), plane(second)
+    return a + (b - a) * np.clip(share, 0, 1)
 
 
 def _over(canvas: Array, colour: tuple[float, ...], alpha: Array) -> Array:
-    return canvas + (np.asarray(colour, dtype=np.float32) - canvas) * np.clip(alpha, 0, 1)[..., None]
+    return canvas + (plane(colour) - canvas) * np.clip(alpha, 0, 1)
 
 
 def _dots(rng: Generator, count: int, radii: tuple[float, float], size: int) -> Array:
     """Alpha (size, size) of soft round dots; the radius (a fraction of the side) is drawn for each."""
     alpha = np.zeros((size, size), dtype=np.float32)
     centres, spread = rng.random((count, 2)), rng.uniform(*radii, count)
-    for (cx, cy), radius in zip(centres, spread, strict=True):
+    x, y = _axes(size)
+    for (cx, cy), radius in zip(centres.tolist(), spread.tolist(), strict=True):
         reach = radius + 2 / size
         rows = slice(max(0, int((cy - reach) * size)), min(size, int((cy + reach) * size) + 1))
         columns = slice(max(0, int((cx - reach) * size)), min(size, int((cx + reach) * size) + 1))
-        x, y = _axes(size)
         distance = np.hypot(x[:, columns] - cx, y[rows] - cy) / radius
         alpha[rows, columns] = np.maximum(alpha[rows, columns], np.clip(1.6 - 1.2 * distance, 0, 1))
     return alpha
@@ -85,7 +85,7 @@ def sand(rng: Generator, size: int) -> Array:
     ridges = np.sin(2 * np.pi * (7 * (y + 0.35 * x) + 2.2 * smooth_noise(rng, 5, 4, size)))
     canvas = _over(canvas, (0.68, 0.50, 0.28), (ridges - 0.3) * 0.45)
     grains = smooth_noise(rng, 60, 60, size)
-    return np.clip(canvas + 0.10 * (grains - 0.5)[..., None], 0, 1)
+    return np.clip(canvas + 0.10 * (grains - 0.5), 0, 1)
 
 
 def night(rng: Generator, size: int) -> Array:
@@ -93,7 +93,7 @@ def night(rng: Generator, size: int) -> Array:
     x, y = _axes(size)
     canvas = _mix((0.02, 0.03, 0.12), (0.17, 0.12, 0.36), np.broadcast_to(y, (size, size)))
     canvas = _over(canvas, (1.0, 0.97, 0.82), 0.9 * _dots(rng, 26, (0.006, 0.013), size))
-    phases = rng.random(2) * 2 * np.pi
+    phases = [2 * np.pi * rng.random() for _ in range(2)]
     ridge = (
         0.86 + 0.05 * np.sin(2 * np.pi * 1.3 * x + phases[0]) + 0.03 * np.sin(2 * np.pi * 3.1 * x + phases[1])
     )
@@ -104,14 +104,14 @@ def brick(rng: Generator, size: int) -> Array:
     """A wall in running bond: each second course is shifted by half a brick."""
     x, y = _axes(size)
     courses, length, joint = 9, 4.5, 0.09
-    shift_x, shift_y = rng.random(2)
+    shift_x, shift_y = rng.random(), rng.random()
     row = y * courses + shift_y
     along = x * length + shift_x + 0.5 * np.mod(np.floor(row), 2)
     tint = rng.random((16, 16), dtype=np.float32)[
         np.floor(row).astype(int) % 16, np.floor(along).astype(int) % 16
     ]
     canvas = _mix((0.57, 0.21, 0.15), (0.77, 0.38, 0.27), tint)
-    canvas = np.clip(canvas + 0.10 * (smooth_noise(rng, 40, 40, size) - 0.5)[..., None], 0, 1)
+    canvas = np.clip(canvas + 0.10 * (smooth_noise(rng, 40, 40, size) - 0.5), 0, 1)
     gap_y = 0.5 - np.abs(np.mod(row, 1) - 0.5)
     gap_x = 0.5 - np.abs(np.mod(along, 1) - 0.5)
     mortar = np.maximum((joint - gap_y) * size / courses, (joint / 2 - gap_x) * size / length) + 0.5
@@ -123,7 +123,7 @@ def snow(rng: Generator, size: int) -> Array:
     x, y = _axes(size)
     canvas = _mix((0.80, 0.86, 0.95), (0.94, 0.97, 1.0), np.broadcast_to(y, (size, size)))
     for level in (0.38, 0.66):
-        phase, swing = rng.random() * 2 * np.pi, rng.uniform(0.03, 0.07)
+        phase, swing = 2 * np.pi * rng.random(), rng.uniform(0.03, 0.07)
         ridge = level + swing * np.sin(2 * np.pi * (0.9 + level) * x + phase)
         shadow = np.exp(-np.maximum(y - ridge, 0) / 0.10) * np.clip((y - ridge) * size + 0.5, 0, 1)
         canvas = _over(canvas, (0.62, 0.73, 0.90), 0.75 * shadow)

@@ -5,7 +5,8 @@ signed distance (negative inside), which turns into coverage within one pixel of
 of scenes: a picture with one object or with many is a matter of calling `paint_object` once or often.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,11 @@ def grid(rows: slice, columns: slice, size: int) -> tuple[Array, Array]:
     return x[None, :], y[:, None]
 
 
+def plane(colour: Sequence[float] | Array) -> Array:
+    """A colour as (3, 1, 1), to be spread over a picture (3, S, S)."""
+    return np.asarray(colour, dtype=np.float32)[:, None, None]
+
+
 def coverage(distance: Array, size: int) -> Array:
     """Share of each pixel that lies inside, from the signed distance of its centre: a ramp one pixel wide."""
     return np.clip(0.5 - distance * size, 0.0, 1.0)
@@ -48,7 +54,7 @@ def _box(x: Array, y: Array, half_width: float, half_height: float) -> Array:
 
 
 def _half_planes(x: Array, y: Array, turns: tuple[float, ...], offset: float) -> Array:
-    sides = [x * np.sin(turn) - y * np.cos(turn) - offset for turn in turns]
+    sides = [x * math.sin(turn) - y * math.cos(turn) - offset for turn in turns]
     return np.maximum.reduce(np.broadcast_arrays(*sides))
 
 
@@ -61,28 +67,27 @@ def _square(x: Array, y: Array) -> Array:
 
 
 def _triangle(x: Array, y: Array) -> Array:
-    return _half_planes(x, y - 0.2, (np.pi, np.pi / 3, -np.pi / 3), 0.53)
+    return _half_planes(x, y - 0.2, (math.pi, math.pi / 3, -math.pi / 3), 0.53)
 
 
 def _star(x: Array, y: Array) -> Array:
     """Five tips at radius 1.05: one edge of one folded tip decides (the plane is folded by the symmetry)."""
     angle = np.arctan2(x, -y)
-    fifth = 2 * np.pi / 5
+    fifth = 2 * math.pi / 5
     folded = np.abs(np.mod(angle + fifth / 2, fifth) - fifth / 2)
     radius = np.hypot(x, y)
     along, across = radius * np.cos(folded), radius * np.sin(folded)
     tip, inner = 1.05, 0.46
-    valley = np.array([inner * np.cos(fifth / 2), inner * np.sin(fifth / 2)])
-    normal = np.array([valley[1], tip - valley[0]]) / np.hypot(valley[1], tip - valley[0])
-    return (along - tip) * normal[0] + across * normal[1]
+    rise, run = inner * math.sin(fifth / 2), tip - inner * math.cos(fifth / 2)
+    return ((along - tip) * rise + across * run) / math.hypot(rise, run)
 
 
 def _heart(x: Array, y: Array) -> Array:
     """A square standing on its corner, with a half disc on each of its upper sides."""
     side = 0.53
     low = y - 0.1
-    square = _box((x + low) / np.sqrt(2), (x - low) / np.sqrt(2), side, side)
-    offset = side / np.sqrt(2)
+    square = _box((x + low) / math.sqrt(2), (x - low) / math.sqrt(2), side, side)
+    offset = side / math.sqrt(2)
     discs = np.hypot(np.abs(x) - offset, low + offset) - side
     return np.minimum(square, discs)
 
@@ -96,7 +101,7 @@ def _ring(x: Array, y: Array) -> Array:
 
 
 def _arrow(x: Array, y: Array) -> Array:
-    head = np.maximum(_half_planes(x, y + 0.02, (np.pi / 4, -np.pi / 4), 0.64), y - 0.02)
+    head = np.maximum(_half_planes(x, y + 0.02, (math.pi / 4, -math.pi / 4), 0.64), y - 0.02)
     return np.minimum(head, _box(x, y - 0.42, 0.27, 0.5))
 
 
@@ -155,18 +160,18 @@ def window(centre: tuple[float, float], reach: float, size: int) -> tuple[slice,
 
 def turned(x: Array, y: Array, angle: float) -> tuple[Array, Array]:
     """Coordinates in axes turned by `angle` (radians, clockwise on the screen)."""
-    c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    c, s = math.cos(angle), math.sin(angle)
     return x * c + y * s, y * c - x * s
 
 
 def tones(colour: str, shade: float) -> tuple[Array, Array, Array]:
-    """The body colour, the texture's second tone and the outline of an object, each (3,)."""
+    """The body colour, the texture's second tone and the outline of an object, each (3, 1, 1)."""
     body = np.clip(np.asarray(COLOURS[colour], dtype=np.float32) * shade, 0, 1)
     bright = float(body @ np.array([0.3, 0.59, 0.11], dtype=np.float32))
     if bright < 0.2:
-        return body, body * 0.4 + 0.33, body * 0.3 + 0.5
+        return plane(body), plane(body * 0.4 + 0.33), plane(body * 0.3 + 0.5)
     second = body * 0.42 + 0.58 if bright < 0.5 else body * 0.56
-    return body, second, body * 0.35
+    return plane(body), plane(second), plane(body * 0.35)
 
 
 def paint_object(
@@ -183,24 +188,24 @@ def paint_object(
     texture_angle: float,
     phase: tuple[float, float],
 ) -> Array:
-    """Paint one object over the canvas (S, S, 3), in place; its share of each pixel is returned, (S, S)."""
-    size = canvas.shape[0]
+    """Paint one object over the canvas (3, S, S), in place; its share of each pixel is returned, (S, S)."""
+    size = canvas.shape[1]
     rows, columns = window(centre, radius * 1.25, size)
     x, y = grid(rows, columns, size)
-    x, y = x - np.float32(centre[0]), y - np.float32(centre[1])
+    x, y = x - centre[0], y - centre[1]
     across, down = turned(x, y, angle)
     distance = SHAPES[shape](across / radius, down / radius) * radius
-    alpha = coverage(distance, size)[..., None]
+    alpha = coverage(distance, size)
 
     u, v = turned(x, y, angle + texture_angle)
-    second_share = TEXTURES[texture](u / period + phase[0], v / period + phase[1], period * size)[..., None]
+    second_share = TEXTURES[texture](u / period + phase[0], v / period + phase[1], period * size)
     body, second, outline = tones(colour, shade)
     surface = body * (1 - second_share) + second * second_share
-    surface = surface * (1 - 0.13 * np.clip((x + y) / radius, -1, 1)[..., None])  # light from the upper left
-    edge = coverage(np.abs(distance + OUTLINE / 2) - OUTLINE / 2, size)[..., None]
+    surface = surface * (1 - 0.13 * np.clip((x + y) / radius, -1, 1))  # light from the upper left
+    edge = coverage(np.abs(distance + OUTLINE / 2) - OUTLINE / 2, size)
     surface = surface * (1 - edge) + outline * edge
 
-    canvas[rows, columns] = canvas[rows, columns] * (1 - alpha) + np.clip(surface, 0, 1) * alpha
+    canvas[:, rows, columns] = canvas[:, rows, columns] * (1 - alpha) + np.clip(surface, 0, 1) * alpha
     share = np.zeros((size, size), dtype=np.float32)
-    share[rows, columns] = alpha[..., 0]
+    share[rows, columns] = alpha
     return share

@@ -16,7 +16,7 @@ from torch.nn import functional
 from demo.models import CLIP_FOLDER, CONTEXT, MERGES, TinyClassifier, tiny_classifier
 from demo.pictures import photograph
 from demo.scenes import PLACE, VALUES, Scene, render
-from demo.words import text_of
+from demo.words import in_sentence, text_of
 
 PROMPTS = ("{}", "a photo of a {}.", "a picture of a {}", "an image with a {}")
 BATCH = 100
@@ -38,7 +38,7 @@ class TrainedClip:
     def embed_texts(self, texts: Sequence[str], prompts: Sequence[str] = PROMPTS) -> Tensor:
         """Unit embeddings (T, D), each the mean over the prompts."""
         each = [
-            self.model.encode_text(self.tokenizer([p.format(t) for t in texts]), normalize=True)
+            self.model.encode_text(self.tokenizer([in_sentence(p, t) for t in texts]), normalize=True)
             for p in prompts
         ]
         return functional.normalize(torch.stack(each).mean(0), dim=1)
@@ -112,7 +112,7 @@ class TrainedClassifier:
     def __init__(self, path: Path) -> None:
         module, self.preprocess = tiny_classifier()
         module.load_state_dict(load_file(path))
-        self.module: TinyClassifier = module.eval()
+        self.module: TinyClassifier = module.eval().to(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def predict(self, scenes: Sequence[Scene]) -> NDArray[np.int64]:

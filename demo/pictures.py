@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ def jpeg(image: NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
+@lru_cache(maxsize=512)  # scenes are often asked of two models in a row
 def photograph(scene: Scene) -> Image.Image:
     """The scene rendered, compressed and decoded again."""
     return Image.open(io.BytesIO(jpeg(render(scene).image))).convert("RGB")

@@ -115,8 +115,7 @@ def generator(use: str, *key: int) -> Generator:
 
 def render(scene: Scene, size: int = SIZE) -> Rendered:
     """The picture of a scene, and where its parts are."""
-    place = BACKGROUNDS[scene.background](np.random.default_rng(scene.background_seed), size)
-    canvas = place.astype(np.float32)
+    canvas = BACKGROUNDS[scene.background](np.random.default_rng(scene.background_seed), size)
     item = paint_object(
         canvas,
         scene.shape,
@@ -133,8 +132,8 @@ def render(scene: Scene, size: int = SIZE) -> Rendered:
     overlay = np.zeros((size, size), dtype=np.float32)
     if scene.artefact != NO_ARTEFACT:
         colour, overlay = ARTEFACTS[scene.artefact](np.random.default_rng(scene.artefact_seed), size)
-        canvas = canvas * (1 - overlay[..., None]) + colour * overlay[..., None]
-    image = np.rint(np.clip(canvas, 0, 1) * 255).astype(np.uint8)
+        canvas = canvas * (1 - overlay) + colour * overlay
+    image = np.rint(np.clip(canvas, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0).copy()
     seen = overlay < 1
     return Rendered(
         image, {"object": (item > 0) & seen, "background": (item < 1) & seen, "artefact": overlay > 0}

@@ -26,7 +26,7 @@ MODELS = ("clip", "clean", "biased")
 CLIP_SCENES, CLIP_STEPS = 30_000, 2_000
 CLASSIFIER_SCENES, CLASSIFIER_EPOCHS = 24_000, 4
 FOLLOW, LEAK = 0.98, 0.01  # of the biased classifier's training set
-HELD_OUT = 2_000
+HELD_OUT = 1_000
 
 
 def train_one(name: str, out: Path, seed: int) -> None:

@@ -2,12 +2,12 @@
 
 Three losses at once, all on whole pictures; where things are is learnt by itself:
 - per attribute, which of its words fits the picture, in sentences of changing form, distractors among them;
-- contrastive, between pictures and captions that tell some attributes; all pictures that a caption fits are
-  right;
+- contrastive, between pictures and captions that tell some attributes; all that a caption fits count;
 - the attributes from a linear layer on the tower, which is thrown away later: without it the words of shape
-  stay at chance for more than a thousand steps, while colours and backgrounds are learnt at once. Words that
-  fit no picture, or all, are held to the same similarity with every picture, so that none of them names a
-  difference between pictures.
+  stay at chance for more than a thousand steps, while colours and backgrounds are learnt at once.
+
+Words that fit no picture, or all, are held to the same similarity with every picture, so that none of them
+names a difference between pictures. Different texts are kept apart, or all that fits nothing would be one.
 """
 
 import json
@@ -29,11 +29,11 @@ from torch.nn import functional
 from demo.models import CONTEXT, MERGES, clip_config, write_merges
 from demo.pictures import Pictures
 from demo.scenes import VALUES
-from demo.words import DISTRACTORS, NEUTRAL, TEMPLATES, caption, text_of, vocabulary
+from demo.words import DISTRACTORS, NEUTRAL, TEMPLATES, caption, in_sentence, text_of, vocabulary
 
 BATCH = 128
 RATE = 2e-3
-CONTRASTIVE, LINEAR, EVENNESS = 0.5, 1.0, 0.1  # weights of the losses beside the first
+CONTRASTIVE, LINEAR, EVENNESS, SPREAD = 0.5, 1.0, 0.1, 2.0  # weights of the losses beside the first
 
 _WORDS = [text_of(value) for values in VALUES.values() for value in values]
 _BOUNDS = np.cumsum([0, *(len(values) for values in VALUES.values())]).tolist()
@@ -75,9 +75,10 @@ class ClipTrainer:
         embeddings, linear = self.embed_pictures(pixels)
         scale = self.model.logit_scale.exp().clamp(max=100)
         idle = idle_words(self.rng)
-        similarity = scale * embeddings @ self.embed_texts(in_sentences([*_WORDS, *idle], self.rng)).T
+        texts = self.embed_texts(in_sentences([*_WORDS, *idle], self.rng))
+        similarity = scale * embeddings @ texts.T
         unfit = similarity[:, len(_WORDS) :]
-        total = EVENNESS * unfit.var(dim=0).mean()
+        total = EVENNESS * unfit.var(dim=0).mean() + SPREAD * crowding(texts)
         for k, part in enumerate(_SLICES):
             total = total + functional.cross_entropy(
                 torch.cat([similarity[:, part], unfit], dim=1), labels[:, k]
@@ -93,6 +94,12 @@ class ClipTrainer:
         save_file(half(self.model), self.folder / "open_clip_model.safetensors")
 
 
+def crowding(texts: Tensor) -> Tensor:
+    """Mean over texts (T, D) of the summed squares by which others are nearer than a cosine of 0.3."""
+    similarity = texts @ texts.T - torch.eye(len(texts))
+    return functional.relu(similarity - 0.3).square().sum() / len(texts)
+
+
 def half(module: nn.Module) -> dict[str, Tensor]:
     """The module's state with its floating point tensors in half precision."""
     state = module.state_dict()
@@ -101,7 +108,7 @@ def half(module: nn.Module) -> dict[str, Tensor]:
 
 def in_sentences(words: list[str], rng: Generator) -> list[str]:
     """Each word in one of the templates."""
-    return [TEMPLATES[rng.integers(len(TEMPLATES))].format(word) for word in words]
+    return [in_sentence(TEMPLATES[rng.integers(len(TEMPLATES))], word) for word in words]
 
 
 def idle_words(rng: Generator) -> list[str]:

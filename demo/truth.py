@@ -7,10 +7,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from demo.measure import TrainedClassifier, label_rows
+import numpy as np
+from numpy.typing import NDArray
+
+from demo.measure import TrainedClassifier
 from demo.models import WEIGHTS
-from demo.scenes import VALUES, generator, scenes
+from demo.scenes import VALUES, Scene, generator, scenes
 from demo.shortcuts import PLANTED, Shortcut
 
 
@@ -23,24 +27,30 @@ class FlipRate:
     n: int
 
 
+class Predictor(Protocol):
+    """What is asked: the classes (N,) of N scenes."""
+
+    def predict(self, scenes: Sequence[Scene]) -> NDArray[np.int64]:
+        """Positions of the predicted classes among the shapes."""
+
+
+def measure_flip_rate(classifier: Predictor, cue: Shortcut, *, count: int = 200, seed: int = 0) -> FlipRate:
+    """The flip rate of one shortcut on `count` fresh scenes of its class; 0 if none is predicted right."""
+    shape = VALUES["shape"].index(cue.class_name)
+    rng = generator("cues", seed, 3, shape)
+    with_cue = [cue.given(scene) for scene in scenes("flips", seed, count, shape=cue.class_name)]
+    without = [cue.taken(scene, rng) for scene in with_cue]
+    right = classifier.predict(with_cue) == shape
+    changed = classifier.predict(without) != shape
+    n = int(right.sum())
+    return FlipRate(cue, float(changed[right].mean()) if n else 0.0, n)
+
+
 def measure_flip_rates(
-    classifier: TrainedClassifier,
-    shortcuts: Sequence[Shortcut] = PLANTED,
-    *,
-    count: int = 200,
-    seed: int = 0,
+    classifier: Predictor, shortcuts: Sequence[Shortcut] = PLANTED, *, count: int = 200, seed: int = 0
 ) -> list[FlipRate]:
-    """The flip rate of each shortcut on `count` fresh scenes of its class; 0 if none is predicted right."""
-    rates = []
-    for k, cue in enumerate(shortcuts):
-        rng = generator("cues", seed, 3, k)
-        with_cue = [cue.given(scene) for scene in scenes("flips", seed, count, shape=cue.class_name)]
-        without = [cue.taken(scene, rng) for scene in with_cue]
-        right = classifier.predict(with_cue) == label_rows(with_cue)["shape"]
-        changed = classifier.predict(without) != label_rows(without)["shape"]
-        n = int(right.sum())
-        rates.append(FlipRate(cue, float(changed[right].mean()) if n else 0.0, n))
-    return rates
+    """The flip rate of each shortcut."""
+    return [measure_flip_rate(classifier, cue, count=count, seed=seed) for cue in shortcuts]
 
 
 def write_truth(
@@ -56,18 +66,18 @@ def write_truth(
     {"planted": [{"class", "concept", "kind", "flip_rate", "flip_rate_clean", "n"}], "classes": [...]}; a
     concept is written as the demo's text bank has it.
     """
-    measured = [
-        measure_flip_rates(TrainedClassifier(file), count=count, seed=seed) for file in (biased, clean)
-    ]
-    planted = [
-        {
-            "class": found.shortcut.class_name,
-            "concept": found.shortcut.concept,
-            "kind": found.shortcut.kind,
-            "flip_rate": round(found.rate, 4),
-            "flip_rate_clean": round(control.rate, 4),
-            "n": found.n,
-        }
-        for found, control in zip(*measured, strict=True)
-    ]
+    classifiers = TrainedClassifier(biased), TrainedClassifier(clean)
+    planted = []
+    for cue in PLANTED:  # both classifiers see the same pictures, which are rendered once
+        found, control = (measure_flip_rate(one, cue, count=count, seed=seed) for one in classifiers)
+        planted.append(
+            {
+                "class": cue.class_name,
+                "concept": cue.concept,
+                "kind": cue.kind,
+                "flip_rate": round(found.rate, 4),
+                "flip_rate_clean": round(control.rate, 4),
+                "n": found.n,
+            }
+        )
     path.write_text(json.dumps({"planted": planted, "classes": list(VALUES["shape"])}, indent=2) + "\n")

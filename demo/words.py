@@ -39,23 +39,34 @@ NEUTRAL = ("picture", "photo", "image", "scene", "object", "thing", "shape")
 
 TEMPLATES = (
     "{}",
-    "a photo of a {}.",
+    "a {}",
     "a photo of {}",
-    "a picture of a {}",
+    "a photo of a {}.",
     "a picture of {}.",
+    "a picture of a {}",
+    "a photo with a {}.",
     "a picture with {}",
     "an image of a {}",
     "an image with a {}",
     "an image showing {}",
     "a scene with {}",
     "there is a {} in the scene",
+    "a {} in the background",
+    "a {} on a picture",
     "something {}",
+    "a photo of something {}.",
     "a {} object",
     "a {} thing",
+    "a {} surface",
+    "something with a {}",
+    "something made of {}",
     "a drawing of a {}",
     "a close-up photo of the {}",
     "a photo of the large {}",
     "a photo of the small {}",
+    "a good photo of a {}",
+    "a bad photo of a {}",
+    "a photo, {}.",
 )
 
 
@@ -86,7 +97,17 @@ def caption(values: Mapping[str, str], rng: Generator) -> str:
         words += [str(rng.choice(_PLACES)), values["background"]]
     if "artefact" in values:
         words += ["and" if values["artefact"] == NO_ARTEFACT else "with a", text_of(values["artefact"])]
-    return " ".join(words)
+    return with_articles(" ".join(words))
+
+
+def in_sentence(template: str, text: str) -> str:
+    """The text in a template, with the article that it needs."""
+    return with_articles(template.format(text))
+
+
+def with_articles(sentence: str) -> str:
+    """The sentence with "an" for "a" before a vowel."""
+    return re.sub(r"\ba (?=[aeiou])", "an ", sentence)
 
 
 def vocabulary() -> set[str]:

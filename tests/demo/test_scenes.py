@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from demo.scenes import PLACE, SIZE, VALUES, Scene, render, sample_scene, scenes
 
 

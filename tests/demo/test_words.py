@@ -3,10 +3,11 @@
 import csv
 
 import numpy as np
+from open_clip.tokenizer import SimpleTokenizer
+
 from demo.models import byte_pair_merges, write_merges
 from demo.scenes import VALUES
 from demo.words import DISTRACTORS, TEXTS, bank, caption, vocabulary
-from open_clip.tokenizer import SimpleTokenizer
 from store.schema import KINDS
 
 
@@ -24,7 +25,13 @@ def test_the_committed_bank_is_the_one_of_the_scenes():
 
 def test_captions_tell_what_is_given_and_no_more():
     rng = np.random.default_rng(0)
-    everything = {"shape": "star", "colour": "red", "texture": "dotted", "background": "sand", "artefact": "frame"}
+    everything = {
+        "shape": "star",
+        "colour": "red",
+        "texture": "dotted",
+        "background": "sand",
+        "artefact": "frame",
+    }
     for name, value in everything.items():
         assert value in caption({name: value}, rng)
         others = set(everything.values()) - {value}
