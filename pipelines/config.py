@@ -80,6 +80,7 @@ class WordsSection(Section):
     relative_sparsity: float = Field(default=0.25, ge=0, lt=1)
     decorrelation: float = Field(default=0.1, ge=0)
     form: Literal["whole", "region", "both"] = "both"
+    centre: bool = True
     contrast: bool = True
 
 

@@ -59,16 +59,18 @@ def describe_channels(
     words, head = bench.config.words, bench.classifier.head
     embedded = read_arrays(bench.store, texts)
     text_embeddings, text_ids = embedded["texts"], bank.text_ids
-    directions = word_directions(fitted.whole, fitted.region, words.form)
+    directions = word_directions(fitted.whole, fitted.region, words.form, centre=words.centre)
     group_of = group_channels(directions, bench.config.groups.count)
     groups = int(group_of.max()) + 1
     by_group = group_directions(directions, group_of, groups)
 
-    scores = similarity(directions, text_embeddings)
+    scores = None
     if words.form == "both" and fitted.region.any():
-        scores = smaller_of_both(
-            similarity(fitted.whole, text_embeddings), similarity(fitted.region, text_embeddings)
+        whole, region = (
+            word_directions(fitted.whole, fitted.region, form, centre=words.centre)
+            for form in ("whole", "region")
         )
+        scores = smaller_of_both(similarity(whole, text_embeddings), similarity(region, text_embeddings))
     of_channels = nearest_texts(directions, text_embeddings, top=words.top, scores=scores)
     of_groups = nearest_texts(by_group, text_embeddings, top=words.top)
     tables, name = bench.tables, key[:12]

@@ -18,7 +18,7 @@ from pipelines.ledger import read_arrays
 from store.manifest import PartRecord
 from store.reader import as_matrix, read_part
 from store.writer import write_part
-from textcam.audit import Finding, candidates, carrying_groups, core_texts, find_shortcuts
+from textcam.audit import Finding, candidates, carrying_groups, core_texts, find_shortcuts, supported
 from textcam.presence import ConceptCounts, ConceptPresence
 from textcam.records import class_text_rows, finding_rows, make_rows
 from textcam.shares import ClassMeans, TextShares
@@ -136,7 +136,7 @@ def find(
         counts.update(rows.predictions, present, rows.labels if labelled else None)
         if flips is not None:
             flips.update(rows.pooled, present, rows.labels if labelled else None)
-    return find_shortcuts(
+    found = find_shortcuts(
         pairs,
         shares,
         counts,
@@ -146,6 +146,7 @@ def find(
         text_ids=bank.text_ids.tolist(),
         kinds=bank.kinds,
     )
+    return supported(found)
 
 
 def _stream(bench: Bench, records: Sequence[ShardRecord], *, embeddings: bool) -> Iterator[ShardRows]:

@@ -23,7 +23,7 @@ finding is an association until a proof (textcam.proof) says otherwise.
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,7 @@ KIND_WEIGHTS = {
 }
 OBJECT_KINDS = frozenset({"object", "part"})
 LEAST_SHARE = 0.02
+LEAST_IMAGES = 5  # that show the concept of a finding
 SYNONYM = 0.9  # cosine of two texts from which they count as the same thing
 _SHARE_ALONE = 0.1
 
@@ -223,6 +224,13 @@ def find_shortcuts(
             )
         )
     return findings
+
+
+def supported(findings: Sequence[Finding], least: int = LEAST_IMAGES) -> list[Finding]:
+    """Those findings whose concept at least ``least`` images show, ranked anew: a word that hardly any image of
+    the class shows is a poor word for its evidence, not a shortcut in these data."""
+    kept = [finding for finding in findings if finding.n_with >= least]
+    return [replace(finding, rank=rank) for rank, finding in enumerate(kept, start=1)]
 
 
 def finding_id(class_names: Sequence[str], class_id: int, text: str) -> int:

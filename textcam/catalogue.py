@@ -103,10 +103,12 @@ class Classes:
 
 
 class Catalogue:
-    """The small tables of ``snapshot``; ``form`` says which channel directions words are chosen by."""
+    """The small tables of ``snapshot``; ``form`` and ``centre`` say which channel directions words are chosen
+    by (see ``textcam.explain.word_directions``).
+    """
 
-    def __init__(self, snapshot: Snapshot, form: str) -> None:
-        self._snapshot, self._form = snapshot, form
+    def __init__(self, snapshot: Snapshot, form: str, *, centre: bool) -> None:
+        self._snapshot, self._form, self._centre = snapshot, form, centre
 
     @cached_property
     def texts(self) -> Texts:
@@ -125,9 +127,8 @@ class Catalogue:
         rows = self._snapshot.table("channels")
         whole, region = _matrix(rows["direction"]), _matrix(rows["region_direction"])
         plain = rows.drop_columns(["direction", "region_direction"])
-        return Channels(
-            word_directions(whole, region, self._form), rows["group_id"].to_numpy(), plain.to_pylist()
-        )
+        directions = word_directions(whole, region, self._form, centre=self._centre)
+        return Channels(directions, rows["group_id"].to_numpy(), plain.to_pylist())
 
     @cached_property
     def groups(self) -> dict[int, dict[str, Any]]:

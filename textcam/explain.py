@@ -98,22 +98,40 @@ def explain(
     )
 
 
-def word_directions(whole: Floats, region: Floats, form: str) -> Floats:
+def word_directions(whole: Floats, region: Floats, form: str, *, centre: bool = True) -> Floats:
     """The channel directions (K, D) that words are chosen by (ours).
 
     ``whole`` and ``region`` (K, D) are the directions from whole images and from regions, rows of unit
     length or zeros. ``form`` is "whole", "region" or "both", the bisector of the two; a channel without a
-    region direction keeps its whole one. ConfigError for another form.
+    region direction keeps its whole one. ``centre`` takes out what all channels share, in each form by
+    itself: regions where anything fires differ from the rest of an image in one common way, which names no
+    channel. The paper's form is "whole", not centred. ConfigError for another form.
     """
     whole, region = as_floats("whole", whole, (None, None)), as_floats("region", region, np.shape(whole))
-    if form == "whole":
-        return whole
-    if form not in ("region", "both"):
+    if form not in ("whole", "region", "both"):
         raise ConfigError(
             f"Unknown form of directions {form!r}.", where="words.form", fix="whole, region or both"
         )
+    if centre:
+        whole, region = _without_shared(whole), _without_shared(region)
+    if form == "whole":
+        return whole
     found = region.any(axis=1, keepdims=True)
     made: Floats = np.where(found, region if form == "region" else unit_rows(whole + region), whole)
+    return made
+
+
+def _without_shared(directions: Floats) -> Floats:
+    """Unit rows of ``directions`` (K, D) minus their mean; rows of zeros stay, and do not count in the mean.
+
+    A single direction, or several equal ones, have nothing but what they share: they stay as they are.
+    """
+    found = directions.any(axis=1)
+    if not found.any():
+        return directions
+    apart = directions - directions[found].mean(axis=0, dtype=np.float64)
+    own = found & (np.linalg.norm(apart, axis=1) > 1e-6)
+    made: Floats = np.where(own[:, None], unit_rows(apart.astype(np.float32)), directions)
     return made
 
 

@@ -57,7 +57,7 @@ class Query:
         self.snapshot = snapshot
         self.open_original = open_original or SourceImages(self.config.get("images", {}))
         settings = {**_DEFAULT_WORDS, **self.config.get("words", {})}
-        self._catalogue = Catalogue(snapshot, settings["form"])
+        self._catalogue = Catalogue(snapshot, settings["form"], centre=bool(settings.get("centre", False)))
         self._explainer = Explainer(self._catalogue, settings)
         self._models = StoreModels(snapshot.manifest, device)
 

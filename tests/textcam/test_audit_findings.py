@@ -22,6 +22,7 @@ from textcam.audit import (
     is_core_text,
     own_kinds,
     score,
+    supported,
 )
 from textcam.presence import ConceptCounts, ConceptPresence
 from textcam.shares import ClassMeans, TextShares
@@ -378,3 +379,12 @@ def test_without_labels_the_shortcuts_still_come_first():
     found = audit(world(biased=True, confounded=False), labelled=False)
     assert {named(finding) for finding in found[:2]} == SHORTCUTS
     assert all(finding.accuracy_with is None and finding.effect_low > 0.2 for finding in found[:2])
+
+
+def test_a_concept_that_hardly_any_image_shows_is_no_finding():
+    names = [field.name for field in dataclasses.fields(Finding)]
+    one = Finding(**{**dict.fromkeys(names), "n_with": 4, "rank": 1})
+    two, three = dataclasses.replace(one, n_with=5, rank=2), dataclasses.replace(one, n_with=90, rank=3)
+    kept = [dataclasses.replace(two, rank=1), dataclasses.replace(three, rank=2)]
+    assert supported([one, two, three]) == kept
+    assert supported([one], least=4) == [one]
