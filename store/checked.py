@@ -19,16 +19,17 @@ SMALL, LARGE = 64 << 10, 1 << 20  # bytes: column chunks under SMALL share a blo
 
 
 def cut_blocks(data: bytes) -> tuple[Block, ...]:
-    """Cut a Parquet file where its readers cut it: at column chunks and at the footer.
+    """Cut a Parquet file where its readers do: at column chunks, and ``SMALL`` before its end for the footer.
 
     Neighbouring chunks share a block of up to ``SMALL`` bytes; larger ones are cut into ``LARGE`` pieces.
     """
     if len(data) <= SMALL:
         return ()
-    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    tail = len(data) - SMALL
+    starts = sorted({*_chunk_starts(data), tail})
     cuts = [0]
-    for start, end in pairwise([*_chunk_starts(data), footer, len(data)]):
-        if start > cuts[-1] and (end - cuts[-1] > SMALL or start == footer):
+    for start, end in pairwise([*starts, len(data)]):
+        if start > cuts[-1] and (end - cuts[-1] > SMALL or start == tail):
             cuts.append(start)
         while end - cuts[-1] > LARGE:
             cuts.append(cuts[-1] + LARGE)

@@ -7,6 +7,7 @@ pieces that become visible together when the last one is in.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from threading import Lock
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ from obstore.store import MemoryStore, from_url
 from store.errors import SnapshotConflict, StorageUnavailable
 from store.storage import Entry, RangeFile, checked_path, step
 
+RETRIES: Any = {"max_retries": 8, "retry_timeout": timedelta(minutes=1)}
 _memories: dict[str, MemoryStore] = {}
 _memories_lock = Lock()
 
@@ -120,7 +122,7 @@ def _client(uri: str) -> tuple[Any, str]:
     if parts.scheme == "memory":
         with _memories_lock:
             return _memories.setdefault(parts.netloc, MemoryStore()), prefix
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"retry_config": RETRIES}
     endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
     if endpoint.startswith("http://"):
         options["client_options"] = {"allow_http": True}  # the user named an unencrypted endpoint on purpose

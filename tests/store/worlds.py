@@ -196,7 +196,7 @@ def _plain(values: Iterable[Any]) -> list[Any]:
 
 
 def _shard_tables(world: TinyWorld, shard: int, rows: NDArray[np.int64]) -> dict[str, dict[str, Any]]:
-    ids = world.image_ids[rows]
+    ids, logits = world.image_ids[rows], world.logits[rows]
     broken = [f"star/broken-{shard}.png"] if shard == 0 else []  # the other shards' part is empty
     return {
         "images": {
@@ -207,7 +207,7 @@ def _shard_tables(world: TinyWorld, shard: int, rows: NDArray[np.int64]) -> dict
             "height": [HEIGHT] * len(rows),
             "label": world.labels[rows],
             "prediction": world.predictions[rows],
-            "confidence": np.exp(world.logits[rows].max(axis=1)) / np.exp(world.logits[rows]).sum(axis=1),
+            "confidence": 1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1),
             "shard": [shard] * len(rows),
         },
         "errors": {"uri": broken, "stage": ["decode"] * len(broken), "reason": ["cut short"] * len(broken)},
