@@ -1,17 +1,19 @@
 """Words for a direction: few and different texts that together point where the direction points.
 
-For a target t of unit length and unit text embeddings Phi (T, D), coefficients b >= 0 minimise
+For a target t of unit length and texts phi_1 .. phi_T, coefficients b >= 0 minimise
 
-    |t - Phi' b|^2  +  sparsity * sum_s b_s  +  decorrelation * sum_{s,t} c_st^2 b_s b_t
+    |t - sum_s b_s phi_s|^2  +  sparsity * sum_s b_s  +  decorrelation * sum_{s,t} c_st^2 b_s b_t
 
-with c_st the similarity of two texts after taking the mean text out (texts share much that says nothing;
-what is left is near 0 for unrelated texts and near 1 for synonyms). The last term makes a second word for
-the same thing expensive (ours). The sum runs over s = t too: squares of a Gram matrix are again a Gram
-matrix, so the problem is convex, and the answer depends neither on the order of the texts nor on where the
-descent starts.
+Two things are ours. Text embeddings lie in a narrow cone: their common part is long and says nothing, while
+a direction, being a difference, has none of it. Adding a word would add the cone, so hardly a second word
+would ever be chosen. So phi_s is the unit embedding minus the mean of all texts, and all are divided by one
+number, their root mean square length. Not each by its own, which would inflate texts near the mean; so their
+order is that of the plain cosine. And c_st is the cosine of two such texts, near 0 for unrelated ones and
+near 1 for synonyms: a second word for the same thing is expensive. The sum runs over s = t too. Squares of a
+Gram matrix are again a Gram matrix, so the problem is convex, and the answer depends neither on the order of
+the texts nor on where the descent starts.
 
-All is computed in float64 on blocks of a fixed size, so a target gets the same words whatever batch it comes
-in.
+All is computed in float64 on blocks of one size, so a target gets the same words whatever batch it comes in.
 """
 
 from collections.abc import Iterator
@@ -25,6 +27,7 @@ from textcam.arrays import Doubles, Floats, Ids, as_floats, check_finite, unit_r
 NO_TEXT = -1
 _BLOCK = 64  # targets solved together; short batches are filled up, so that products have one shape
 _WHOLE_GRAM = 4096  # up to this many texts their Gram matrix is made once (134 MB)
+_FEWEST_TO_CENTRE = 3  # the mean of two texts is not what all texts share
 _STEPS, _PRECISION = 5000, 1e-7
 
 
@@ -87,32 +90,33 @@ def select_texts(
     screen: int = 300,
     sparsity: float = 0.05,
     relative_sparsity: float = 0.0,
-    decorrelation: float = 0.5,
-    centre: bool = False,
+    decorrelation: float = 0.1,
+    centre: bool = True,
     scores: Floats | None = None,
 ) -> Selection:
     """At most ``top`` words for each of ``targets`` (B, D) out of ``text_embeddings`` (T, D, unit length).
 
-    Only the ``screen`` texts with the highest cosine, or the highest ``scores`` (B, T), are considered. A
-    text needs a cosine above ``sparsity / 2`` to be chosen, and above ``relative_sparsity`` (0 to 1) times the
-    cosine of the target's best text: encoders differ in how large their cosines are. ``centre`` takes the mean text out of all texts
-    first. Targets are scaled to unit length for the solve, so that all amounts mean the same for every
-    target. A target of zeros, or one that no text fits, has no words. ConfigError for negative amounts,
-    SchemaMismatch for NaN.
+    Only the ``screen`` texts with the highest cosine, or the highest ``scores`` (B, T), are considered.
+    Targets are scaled to unit length for the solve, so that amounts mean the same for every target: to be
+    chosen, a text's inner product with it must be above ``sparsity / 2``, and above ``relative_sparsity`` (0
+    to 1) times that of the best text, as encoders differ in how large they are. ``centre`` takes the mean
+    text out, where there are at least three texts. A target of zeros, or one that no text fits, has no
+    words. ConfigError for amounts out of range, SchemaMismatch for NaN.
     """
     if top < 1 or screen < 1 or sparsity < 0 or decorrelation < 0 or not 0 <= relative_sparsity < 1:
         raise ConfigError(
-            "top and screen must be at least 1, sparsity and decorrelation at least 0, relative_sparsity in [0, 1).",
+            "top and screen must be at least 1, sparsity and decorrelation at least 0, and relative_sparsity "
+            "in [0, 1).",
             where="select_texts",
         )
     targets, texts = _pair(targets, text_embeddings)
     cosine = similarity(targets, text_embeddings)
     ranking = cosine if scores is None else as_floats("scores", scores, cosine.shape)
-    apart = unit_rows(texts - texts.mean(axis=0)).astype(np.float64)
-    if centre:
-        texts = apart
+    centred = texts - texts.mean(axis=0)
+    apart = unit_rows(centred).astype(np.float64)
+    if centre and len(texts) >= _FEWEST_TO_CENTRE:
+        texts = centred / np.sqrt(np.square(centred).sum(axis=1).mean() or 1.0)
     candidates = _best(ranking, min(screen, len(texts)))  # (B, S)
-    threshold = np.maximum(sparsity / 2, relative_sparsity * cosine.max(axis=1).astype(np.float64))  # (B,)
     length = np.linalg.norm(targets.astype(np.float64), axis=1)
     whole = _quadratic(texts, apart, decorrelation) if len(texts) <= _WHOLE_GRAM else None
 
@@ -123,8 +127,8 @@ def select_texts(
             quadratic = _quadratic(texts[chosen], apart[chosen], decorrelation)
         else:
             quadratic = whole[chosen[:, :, None], chosen[:, None, :]]
-        least = np.resize(threshold[rows], len(block))
-        linear = np.matmul(texts[chosen], block[:, :, None])[:, :, 0] - least[:, None]  # (b, S)
+        linear = np.matmul(texts[chosen], block[:, :, None])[:, :, 0]  # (b, S)
+        linear -= np.maximum(sparsity / 2, relative_sparsity * linear.max(axis=1, keepdims=True))
         coefficients[rows] = descend(quadratic, linear)[: rows.stop - rows.start]
 
     order = np.argsort(-coefficients, axis=1, kind="stable")[:, :top]
