@@ -1,4 +1,4 @@
-"""Small models for runs in tests: made in a moment, the same in every process, and named as a user names his own."""
+"""Small models for runs in tests: made in a moment, the same in every process, named as a user's own."""
 
 import torch
 from torch import nn
@@ -9,7 +9,7 @@ CLASSES = ("red", "green", "blue")
 
 
 class Net(nn.Module):
-    """GAP + linear over 7 channels; ``kind`` "norm" puts a nonlinearity before the head, so that it is not linear."""
+    """GAP + linear over 7 channels; not linear if a nonlinearity stands before the head."""
 
     def __init__(self, linear: bool) -> None:
         super().__init__()

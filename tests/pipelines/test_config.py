@@ -7,7 +7,12 @@ import pytest
 from pipelines.config import load_config, make_config
 from store.errors import ConfigError
 
-SMALLEST = {"images": {"uri": "in"}, "classifier": {"model": "timm:x"}, "encoder": {"model": "ViT-B-32"}, "store": "out"}
+SMALLEST = {
+    "images": {"uri": "in"},
+    "classifier": {"model": "timm:x"},
+    "encoder": {"model": "ViT-B-32"},
+    "store": "out",
+}
 
 
 def refused(**changes: object) -> str:
@@ -64,7 +69,10 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     config = load_config(path)
     assert config.images.uri == str(tmp_path / "pictures")
     assert config.classifier.weights == str(path.parent / "tiny.safetensors")
-    assert (config.encoder.model, config.encoder.weights) == (f"local-dir:{path.parent}/clip", "laion2b_s34b_b79k")
+    assert (config.encoder.model, config.encoder.weights) == (
+        f"local-dir:{path.parent}/clip",
+        "laion2b_s34b_b79k",
+    )
     assert config.texts.bank == ["builtin", str(path.parent / "own.csv")]
     assert config.store == "s3://bucket/store"
 

@@ -78,7 +78,9 @@ def test_an_item_that_keeps_killing_its_worker_is_set_aside(ray_here, tmp_path: 
 
 
 def test_ray_works_in_other_processes_and_inline_in_this_one(ray_here, tmp_path: Path) -> None:
-    away = outcomes(RunSection(executor="ray", workers=2, cpus_per_worker=0.5), stages.process_of, range(4), tmp_path)
+    away = outcomes(
+        RunSection(executor="ray", workers=2, cpus_per_worker=0.5), stages.process_of, range(4), tmp_path
+    )
     here = outcomes(RunSection(executor="inline"), stages.process_of, range(4), tmp_path)
     assert os.getpid() not in {one.record for one in away}
     assert {one.record for one in here} == {os.getpid()}

@@ -27,7 +27,9 @@ from store.schema import stable_id
 RED = (255, 0, 0)
 
 
-def encoded(format: str = "PNG", mode: str = "RGB", size: tuple[int, int] = (5, 3), **options: object) -> bytes:
+def encoded(
+    format: str = "PNG", mode: str = "RGB", size: tuple[int, int] = (5, 3), **options: object
+) -> bytes:
     image = Image.new("RGB", size, RED)
     sink = io.BytesIO()
     image.convert(mode).save(sink, format, **options)
@@ -118,7 +120,9 @@ def read_all(section: ImagesSection) -> list[tuple[str, str | None, tuple[int, i
     storage, _ = open_source(section)
     refs = [ref for shard in plan_shards(section, 2).shards() for ref in shard.refs()]
     data = [read_image(storage, ref, max_bytes=10**6) for ref in refs]
-    return [(ref.uri, ref.label, decode(one, max_pixels=100).size) for ref, one in zip(refs, data, strict=True)]
+    return [
+        (ref.uri, ref.label, decode(one, max_pixels=100).size) for ref, one in zip(refs, data, strict=True)
+    ]
 
 
 def test_csv_with_labels(tmp_path: Path) -> None:
@@ -138,7 +142,12 @@ def test_csv_without_its_column_names_those_it_has(tmp_path: Path) -> None:
 
 def test_webdataset(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "00.tar", "w") as tar:
-        for name, data in (("k1.png", encoded()), ("k1.cls", b"3"), ("k2.png", encoded(size=(2, 7))), ("k2.cls", b"0")):
+        for name, data in (
+            ("k1.png", encoded()),
+            ("k1.cls", b"3"),
+            ("k2.png", encoded(size=(2, 7))),
+            ("k2.cls", b"0"),
+        ):
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
@@ -170,7 +179,15 @@ def pixel(data: bytes) -> tuple[int, ...]:
 
 @pytest.mark.parametrize(
     ("format", "mode"),
-    [("PNG", "RGB"), ("PNG", "RGBA"), ("PNG", "P"), ("JPEG", "RGB"), ("JPEG", "CMYK"), ("WEBP", "RGB"), ("GIF", "P")],
+    [
+        ("PNG", "RGB"),
+        ("PNG", "RGBA"),
+        ("PNG", "P"),
+        ("JPEG", "RGB"),
+        ("JPEG", "CMYK"),
+        ("WEBP", "RGB"),
+        ("GIF", "P"),
+    ],
 )
 def test_every_mode_becomes_rgb(format: str, mode: str) -> None:
     assert np.abs(np.subtract(pixel(encoded(format, mode)), RED)).max() <= 12

@@ -1,5 +1,6 @@
 """Image folders and configurations for runs in tests."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,13 @@ from store.reader import Snapshot
 from store.schema import TABLE_NAMES
 
 TEXTS = (("red", "colour"), ("green", "colour"), ("blue", "colour"), ("grass", "scene"), ("sky", "scene"))
-TEXTS += (("box", "object"), ("ball", "object"), ("logo", "artefact"), ("frame", "artefact"), ("wool", "texture"))
+TEXTS += (
+    ("box", "object"),
+    ("ball", "object"),
+    ("logo", "artefact"),
+    ("frame", "artefact"),
+    ("wool", "texture"),
+)
 
 
 def write_images(folder: Path, count: int = 23, seed: int = 0) -> None:
@@ -25,6 +32,14 @@ def write_images(folder: Path, count: int = 23, seed: int = 0) -> None:
         path = folder / name / f"{number:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
+
+
+def jpeg(side: int = 64) -> bytes:
+    """A JPEG of noise, long enough to be cut short."""
+    sink = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 255, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).save(sink, "JPEG")
+    return sink.getvalue()
 
 
 def config(folder: Path, store: str = "store", **sections: Any) -> Config:
@@ -62,5 +77,4 @@ def different_tables(one: str | Path, other: str | Path) -> list[str]:
 
 def files(uri: Path) -> dict[str, bytes]:
     """Every committed file of a local store."""
-    paths = [path for path in Snapshot.open(uri).manifest.paths()]
-    return {path: (uri / path).read_bytes() for path in paths}
+    return {path: (uri / path).read_bytes() for path in Snapshot.open(uri).manifest.paths()}
