@@ -55,7 +55,7 @@ def find_linear_head(
     with torch.enable_grad():
         swapped, logits = _swapped(network, inputs, layer, seed=1, differentiable=True)
         slope = torch.autograd.grad(logits[:, 0].sum(), swapped, retain_graph=True, allow_unused=True)[0]
-    if slope is None or not _same_slope(slope):
+    if slope is None or not _same_everywhere(layout.to_maps(slope)):
         return None
     trials = [(layout.pool(swapped.detach()), logits.detach())]
     with torch.no_grad():
@@ -111,10 +111,14 @@ def _swapped(
     return used[-1], logits
 
 
-def _same_slope(slope: torch.Tensor) -> bool:
-    """Whether a logit's slope is the same in both inputs, as it is for a linear head; a cheap first sieve."""
+def _same_everywhere(slope: torch.Tensor) -> bool:
+    """Whether a logit's slope (B, K, h, w) is the same in all cells and inputs, as for mean and linear layer.
+
+    A cheap first sieve: most layers in the middle of a network fall through here.
+    """
     scale = slope.abs().amax()
-    return bool(scale > 0) and bool((slope[0] - slope[1]).abs().amax() <= 1e-3 * scale)
+    spread = (slope - slope.mean((0, 2, 3), keepdim=True)).abs().amax()
+    return bool(scale > 0) and bool(spread <= TOLERANCE * scale)
 
 
 def _linear_modules(network: nn.Module, classes: int, channels: int) -> Iterator[HeadWeights]:

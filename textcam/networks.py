@@ -61,11 +61,21 @@ def build_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module, transform, names = builders[source](name, weights, options, overrides)
+        if weights == RANDOM:
+            _draw_zeros(module)
     if weights not in (None, RANDOM):
         load_into(module, weights)
     module = module.to(torch.float32).eval().requires_grad_(False)
     check_finite(module, model)
     return Network(module, split(transform, model), names)
+
+
+def _draw_zeros(module: nn.Module) -> None:
+    """Draw the matrices that a library leaves at zero: a head of zeros gives equal logits."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.ndim > 1 and not bool(parameter.any()):
+                parameter.normal_(std=0.02)
 
 
 Built = tuple[nn.Module, Transform, tuple[str, ...] | None]

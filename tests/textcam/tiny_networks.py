@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torchvision import models, transforms
 
 SIZE = (40, 40)
 CLASSES = 5
@@ -114,3 +115,27 @@ class NoMaps(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(x.flatten(1))
+
+
+def small_vgg():
+    """A VGG of four blocks: its own adaptive pooling and hidden layer between the maps and the logits."""
+    network = models.VGG(models.vgg.make_layers([8, "M", 16, "M", 24, "M", 32, "M"]))
+    network.classifier = nn.Sequential(
+        nn.Linear(32 * 7 * 7, 20), nn.ReLU(inplace=True), nn.Linear(20, CLASSES)
+    )
+    return network, square(64)
+
+
+def small_densenet():
+    """torchvision's DenseNet, whose last ReLU is a function that works in place on ``features``."""
+    return models.DenseNet(8, (2, 2, 2, 2), 16, num_classes=CLASSES), square(64)
+
+
+def square(size: int) -> transforms.Compose:
+    return transforms.Compose(
+        [
+            transforms.Resize((size, size)),
+            transforms.ToTensor(),
+            transforms.Normalize((0.5,) * 3, (0.25,) * 3),
+        ]
+    )

@@ -1,0 +1,258 @@
+import re
+
+import numpy as np
+import pytest
+import timm
+import torch
+from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, XGradCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from safetensors.torch import save_file
+from torch import nn
+from torchvision import models
+
+from store.errors import ModelError
+from tests.textcam.photographs import photograph, photographs
+from textcam.classifier import GRADIENT_METHODS, LinearHead, TorchClassifier, load_classifier
+from textcam.layers import find_target
+from textcam.networks import build_network
+from textcam.preprocess import build_transform, split
+
+SMALL = {"size": 64, "mean": 0.5, "std": 0.25}
+RESNET = "timm:test_resnet"
+VIT = "timm:test_vit?num_classes=7"
+NO_LINEAR_HEAD = "timm:test_convnext?num_classes=7"
+
+
+def load(model=RESNET, **arguments):
+    return load_classifier(model, weights="random", **arguments)
+
+
+def batch(classifier, count=4):
+    return np.stack([classifier.prepare(image) for image in photographs()[:count]])
+
+
+def test_the_logits_are_those_of_the_library_used_by_hand():
+    classifier = load_classifier("torchvision:squeezenet1_1", weights="random", seed=3)
+    torch.manual_seed(3)
+    by_hand = models.squeezenet1_1(weights=None).eval()
+    transform = models.SqueezeNet1_1_Weights.DEFAULT.transforms()
+    with torch.inference_mode():
+        expected = by_hand(torch.stack([transform(image) for image in photographs()])).numpy()
+    logits = classifier.forward(batch(classifier)).logits
+    assert np.abs(logits - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_contributions_add_up_to_the_logit_minus_its_bias():
+    classifier = load()
+    pixels = batch(classifier)
+    output = classifier.forward(pixels, maps=True)
+    class_ids = np.array([3, 1, 0, 2])
+    weights = classifier.cam_weights(pixels, class_ids)
+    total = (weights * output.pooled).sum(1)
+    expected = output.logits[range(4), class_ids] - classifier.head.bias[class_ids]
+    assert np.abs(total - expected).max() < 1e-4 * np.abs(expected).max()
+    assert output.maps.shape == (4, classifier.channels, *classifier.map_size)
+    assert np.allclose(output.maps.mean((2, 3)), output.pooled, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["cam", "gradcam", "xgradcam"])
+def test_for_a_linear_head_these_methods_are_the_heads_rows(method):
+    classifier = load()
+    pixels, class_ids = batch(classifier), np.array([3, 3, 0, 9])
+    weights = classifier.cam_weights(pixels, class_ids, method)
+    assert np.array_equal(weights, classifier.head.weights[class_ids])
+    if method != "cam":  # and the long way round says the same, where XGrad-CAM can divide by the map
+        slopes = GRADIENT_METHODS[method](*classifier.gradients(pixels, class_ids))
+        alive = np.abs(classifier.forward(pixels).pooled) > 1e-3
+        assert alive.mean() > 0.5
+        assert np.abs(slopes - weights)[alive].max() < 1e-4 * np.abs(weights).max()
+
+
+REFERENCES = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus, "xgradcam": XGradCAM}
+ARCHITECTURES = {
+    "resnet": lambda: models.resnet18(num_classes=7),
+    "squeezenet": lambda: models.squeezenet1_1(num_classes=7),
+    "mobilenet v3": lambda: models.mobilenet_v3_small(num_classes=7),
+    "vit": lambda: timm.create_model("test_vit", num_classes=7, img_size=96),
+}
+
+
+def lively(network, inputs):
+    """The network with its batch norms set on the inputs, so that no map dies out, and with huge logits.
+
+    The reference adds 1e-6 to the denominator of Grad-CAM++, which must vanish beside squared gradients.
+    """
+    network.train()
+    with torch.no_grad():
+        for _ in range(20):
+            network(inputs)
+        last = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
+        last.weight.mul_(1e5)
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    ("method", "architecture"),
+    # Grad-CAM++ is for maps that are not negative; on a ViT's it divides by what may cancel.
+    [(m, a) for m in REFERENCES for a in ARCHITECTURES if (m, a) != ("gradcam++", "vit")],
+)
+def test_weights_agree_with_pytorch_grad_cam(method, architecture):
+    preprocess = split(build_transform(96, 0.5, 0.25), "here")
+    pixels = np.stack([preprocess.prepare(photograph(120, 110, seed)) for seed in range(5)])
+    inputs, class_ids = preprocess.normalise(torch.from_numpy(pixels)), np.array([6, 0, 2, 2, 5])
+    torch.manual_seed(0)
+    network = lively(ARCHITECTURES[architecture](), inputs)
+    target = find_target(network, (96, 96))
+    classifier = TorchClassifier(architecture, network, preprocess, target, tuple("abcdefg"))
+
+    layer = network.get_submodule(target.name)
+    reference = REFERENCES[method](network, [layer], reshape_transform=target.layout.to_maps)
+    reference(inputs, [ClassifierOutputTarget(int(class_id)) for class_id in class_ids])
+    activations = reference.activations_and_grads.activations[0].numpy()
+    gradients = reference.activations_and_grads.gradients[0].numpy()
+    expected = reference.get_cam_weights(None, None, class_ids, activations, gradients)
+    reference.activations_and_grads.release()
+
+    weights = GRADIENT_METHODS[method](*classifier.gradients(pixels, class_ids))
+    # Grad-CAM and XGrad-CAM: ours are per unit of pooled activation, theirs per unit of one cell.
+    expected = expected * (1 if method == "gradcam++" else np.prod(classifier.map_size))
+    # XGrad-CAM divides by the sum of the map, which for maps of both signs may be nearly nothing.
+    total, size = np.abs(activations.sum((2, 3))), np.abs(activations).sum((2, 3))
+    solid = (total > 0.1 * size) & (total > 0.01)
+    assert solid.mean() > 0.3
+    assert np.abs(weights - expected)[solid].max() < 1e-4 * np.abs(expected)[solid].max()
+
+
+def test_gradients_are_those_of_each_images_own_class():
+    classifier = load(VIT)
+    pixels, class_ids = batch(classifier), np.array([3, 1, 0, 6])
+    together, _ = classifier.gradients(pixels, class_ids)
+    alone = [classifier.gradients(pixels[i : i + 1], class_ids[i : i + 1])[0][0] for i in range(4)]
+    assert np.abs(together).max() > 0
+    assert np.abs(together - np.stack(alone)).max() < 1e-5 * np.abs(together).max()
+
+
+@pytest.mark.parametrize("model", [RESNET, VIT, NO_LINEAR_HEAD])
+def test_an_image_does_not_see_its_batch(model):
+    classifier = load(model)
+    pixels = batch(classifier)
+    order = np.array([2, 0, 3, 1])
+    first, second = classifier.forward(pixels), classifier.forward(pixels[order])
+    assert np.array_equal(first.pooled[order], second.pooled)
+    assert np.array_equal(first.logits[order], second.logits)
+
+
+def test_the_fingerprint_is_of_weights_layer_and_preprocessing():
+    first = load()
+    assert re.fullmatch("[0-9a-f]{64}", first.fingerprint)
+    assert load().fingerprint == first.fingerprint
+    others = [
+        load(seed=1),
+        load(layer="layer3"),
+        load(preprocess={"mean": 0.4}),
+        load(preprocess={"size": 96}),
+    ]
+    assert len({first.fingerprint, *(other.fingerprint for other in others)}) == 5
+
+
+def test_weights_from_a_file_replace_the_random_ones(tmp_path):
+    source = build_network(RESNET, weights="random", seed=5)
+    path = tmp_path / "mine.safetensors"
+    save_file(source.module.half().state_dict(), path)
+    loaded = load_classifier(RESNET, weights=str(path))
+    expected = source.module.float().get_submodule("fc").weight.numpy()
+    assert np.array_equal(loaded.head.weights, expected)
+    with pytest.raises(ModelError, match=r"do not fit the model: 2 of another shape: fc\.weight") as error:
+        load_classifier(RESNET + "?num_classes=3", weights=str(path))
+    assert error.value.where == str(path)
+
+
+def test_options_may_stand_behind_the_name_or_beside_it():
+    assert load(RESNET + "?num_classes=3").forward(np.zeros((1, 3, 160, 160), np.uint8)).logits.shape == (
+        1,
+        3,
+    )
+    assert len(load(RESNET, options={"num_classes": 4}).class_names) == 4
+    with pytest.raises(ModelError, match="does not take these options"):
+        load(RESNET + "?num_clases=3")
+    with pytest.raises(ModelError, match="'num_classes' is not an option"):
+        load(RESNET + "?num_classes")
+
+
+def test_class_names_come_from_the_model_a_file_or_a_number(tmp_path):
+    assert load("torchvision:squeezenet1_1").class_names[:2] == ("tench", "goldfish")
+    assert load("timm:resnet10t").class_names[0].startswith("tench")
+    assert len(set(load("torchvision:squeezenet1_1").class_names)) == 1000  # ImageNet says crane twice
+    three = RESNET + "?num_classes=3"
+    assert load(three).class_names == ("class 0", "class 1", "class 2")
+    assert load(three, class_names=["a", "b", "a"]).class_names == ("a", "b", "a (2)")
+    (tmp_path / "names.txt").write_text("ant\nbee\n\ncat\n")
+    (tmp_path / "names.csv").write_text("class_id,name\n2,cat\n0,ant\n1,bee\n")
+    for name in ("names.txt", "names.csv"):
+        assert load(three, class_names=str(tmp_path / name)).class_names == ("ant", "bee", "cat")
+    with pytest.raises(ModelError, match="2 class names are given, and the model has 3 classes"):
+        load(three, class_names=["a", "b"])
+    with pytest.raises(ModelError, match="cannot be read"):
+        load(three, class_names=str(tmp_path / "none.txt"))
+    (tmp_path / "bad.csv").write_text("id,title\n0,ant\n")
+    with pytest.raises(ModelError, match="no column 'name'"):
+        load(three, class_names=str(tmp_path / "bad.csv"))
+
+
+def test_a_users_module_with_a_wrong_layer_then_the_right_one(tmp_path, monkeypatch):
+    (tmp_path / "my_birds.py").write_text(
+        "from torch import nn\n"
+        "from torchvision import transforms as t\n"
+        "def classifier(width=5):\n"
+        "    net = nn.Sequential()\n"
+        "    net.add_module('trunk', nn.Sequential(nn.Conv2d(3, width, 3, 2), nn.ReLU()))\n"
+        "    net.add_module('pool', nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))\n"
+        "    net.add_module('out', nn.Linear(width, 2))\n"
+        "    net.class_names = ['jay', 'wren']\n"
+        "    return net, t.Compose([t.Resize((30, 30)), t.ToTensor(), t.Normalize(0.5, 0.5)])\n"
+        "def bare():\n"
+        "    return classifier()[0]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    model = "python:my_birds:classifier"
+    with pytest.raises(ModelError, match="no layer 'trunc'; did you mean trunk") as error:
+        load_classifier(model, layer="trunc")
+    assert "trunk (5 x 14 x 14)" in error.value.fix
+    classifier = load_classifier(model, layer="trunk", options={"width": 6})
+    assert (classifier.layer, classifier.channels, classifier.map_size) == ("trunk", 6, (14, 14))
+    assert (classifier.class_names, classifier.input_size) == (("jay", "wren"), (30, 30))
+    assert isinstance(classifier.head, LinearHead)
+    with pytest.raises(ModelError, match="preprocessing is not known: size, mean, std not given"):
+        load_classifier("python:my_birds:bare")
+    assert load_classifier("python:my_birds:bare", preprocess=SMALL).input_size == (64, 64)
+
+
+def test_requests_that_cannot_be_met_are_refused():
+    with pytest.raises(ModelError, match="timm has no model 'resnet_18'") as error:
+        load("timm:resnet_18")
+    assert "resnet18" in error.value.fix
+    with pytest.raises(ModelError, match="torchvision has no model 'resnet_18'"):
+        load("torchvision:resnet_18")
+    with pytest.raises(ModelError, match="'resnet18' is not a model string"):
+        load("resnet18")
+    classifier = load(NO_LINEAR_HEAD)
+    pixels = batch(classifier)
+    with pytest.raises(ModelError, match="unknown CAM method 'eigencam'") as error:
+        classifier.cam_weights(pixels, np.zeros(4), "eigencam")
+    assert "gradcam, " in error.value.fix
+    with pytest.raises(ModelError, match="CAM needs a head that is linear"):
+        classifier.cam_weights(pixels, np.zeros(4), "cam")
+    with pytest.raises(ModelError, match=r"expected \('B', 3, 160, 160\)"):
+        classifier.forward(pixels[:, :, :99])
+    with pytest.raises(ModelError, match="device 'qpu' cannot be used"):
+        load(device="qpu")
+
+
+def test_pretrained_weights_without_a_network_are_a_clear_refusal(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match="cannot be built") as error:
+        load_classifier("timm:test_vit2")
+    assert "give a local file" in error.value.fix
