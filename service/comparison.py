@@ -7,7 +7,7 @@ from service.contents import ClassRow, Contents
 from service.wording import VERDICTS, FindingRow, number, percent
 
 FIRST = 5  # words of a class that are compared by eye
-FINDINGS = 12  # of each store
+FINDINGS = 6  # of each store
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,9 @@ def _findings(
     stores: Sequence[Compared], by_name: Sequence[dict[str, ClassRow]]
 ) -> tuple[FindingComparison, ...]:
     found = [{(row.class_name, row.text): row for row in one.contents.findings} for one in stores]
-    ranks: dict[tuple[str, str], int] = {}
-    for rows in found:
-        for pair, row in list(rows.items())[:FINDINGS]:
-            ranks[pair] = min(row.finding.rank, ranks.get(pair, row.finding.rank))
+    first = dict.fromkeys(pair for rows in found for pair in list(rows)[:FINDINGS])  # by store, then by rank
     made = []
-    for class_name, text in sorted(ranks, key=lambda pair: (ranks[pair], pair)):
+    for class_name, text in first:
         cells = []
         for store, rows, classes in zip(stores, found, by_name, strict=True):
             words = classes[class_name].words if class_name in classes else ()

@@ -5,7 +5,6 @@ vision and in grey print too. Where a map is zero the image is shown as it is, o
 """
 
 import io
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -19,8 +18,8 @@ from store.errors import TextcamError
 
 THUMBNAIL = 160  # pixels of the long side
 OVERLAY = 256
-STRONGEST = 0.65  # opacity of the map where it is strongest: the image stays visible under it
-_TINY = 128  # below this long side an image is enlarged smoothly before a map is drawn over it
+STRONGEST = 0.7  # opacity of the map where it is strongest: the image stays visible under it
+_TINY = 64  # up to this long side a picture is kept without loss: it will be shown enlarged
 
 # OKLab (lightness, green-red, blue-yellow), from a dim violet through red and orange to a pale yellow.
 _ANCHORS = np.array(
@@ -88,8 +87,8 @@ def draw_map(
     One scale for all maps of an image keeps them comparable: a weak group looks weak.
     """
     base = fit(image, long_side)
-    if max(base.size) < _TINY:
-        factor = math.ceil(_TINY * 2 / max(base.size))
+    factor = long_side // max(base.size)
+    if factor > 1:  # small images are enlarged smoothly: the map is finer than their pixels
         base = base.resize((base.width * factor, base.height * factor), Image.Resampling.BICUBIC)
     if not values.any() or strength <= 0:
         return base
@@ -180,7 +179,7 @@ class Album:
 def _webp(image: Image.Image) -> bytes:
     into = io.BytesIO()
     if max(image.size) <= _TINY:
-        image.save(into, "WEBP", lossless=True, method=4)
+        image.save(into, "WEBP", lossless=True, method=0)
     else:
-        image.save(into, "WEBP", quality=88, method=4)
+        image.save(into, "WEBP", quality=88, method=1)  # method 4 takes three times as long for a fifth less
     return into.getvalue()
