@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.bench import Bench
 from pipelines.directions import Examples, Fitted
-from pipelines.extract import Bench, ShardRecord
+from pipelines.extract import ShardRecord
 from pipelines.ledger import File, WorkFile, read_arrays, write_arrays
 from pipelines.partial import read_weights
 from store.manifest import PartRecord

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.extract import Batch, Bench, ShardRecord, add_image, stack
+from pipelines.bench import Bench
+from pipelines.extract import Batch, ShardRecord, add_image, stack
 from pipelines.images import ImagePlan, Shard
 from pipelines.ledger import File, WorkFile, read_arrays, write_arrays
 from pipelines.partial import Partial, read_partial

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 
 import pyarrow.compute as pc
 
+from pipelines.bench import Bench
 from pipelines.config import Config
 from pipelines.execute import worker_count
-from pipelines.extract import Batch, Bench, read_batches, stack
-from pipelines.images import ImagePlan, class_ids_of, plan_shards, read_aliases
+from pipelines.extract import Batch, read_batches, stack
+from pipelines.images import ImagePlan, plan_shards
+from pipelines.labels import class_ids_of, read_aliases
 
 PROBE_IMAGES = 64
 

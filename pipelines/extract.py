@@ -11,94 +11,26 @@ without that the last bits of an image's numbers would depend on how the data se
 """
 
 import hashlib
-import json
 import queue
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from typing import Any, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.config import Config
-from pipelines.images import DECODER, ImageRef, Shard, decode, open_source, read_image
+from pipelines.bench import Bench
+from pipelines.images import ImageRef, Shard, decode, read_image
 from pipelines.ledger import Codec, WorkFile
 from pipelines.partial import Partial, write_partial
 from store.errors import ImageError
 from store.manifest import PartRecord
-from store.schema import Dims, Table, tables
-from store.storage import Storage, open_storage
 from store.writer import write_part
-from textcam.classifier import TorchClassifier, load_classifier
-from textcam.encoder import ClipEncoder, load_encoder
 from textcam.records import embedding_rows, error_rows, image_rows, pooled_rows
 
 T = TypeVar("T")
-
-METHOD = (
-    1  # to be raised by a change that gives other numbers from the same inputs: old work is then done anew
-)
-
-
-class Bench:
-    """What one worker holds: the models and the storages, each opened on first use."""
-
-    def __init__(self, config: Config, labels: dict[str, int] | None = None) -> None:
-        self.config = config
-        self.labels = labels or {}
-
-    @cached_property
-    def classifier(self) -> TorchClassifier:
-        """The classifier to explain."""
-        section = self.config.classifier
-        return load_classifier(
-            section.model,
-            weights=section.weights,
-            layer=section.layer,
-            class_names=section.class_names,
-            options=dict(section.options),
-            preprocess=section.preprocess,
-            device=self.config.run.device,
-        )
-
-    @cached_property
-    def encoder(self) -> ClipEncoder:
-        """The CLIP model that gives images and texts one space."""
-        section = self.config.encoder
-        return load_encoder(section.model, weights=section.weights, device=self.config.run.device)
-
-    @cached_property
-    def images(self) -> Storage:
-        """Where the images lie."""
-        return open_source(self.config.images)[0]
-
-    @cached_property
-    def store(self) -> Storage:
-        """Where the store is written."""
-        return open_storage(self.config.store)
-
-    @cached_property
-    def dims(self) -> Dims:
-        """The sizes that the two models fix."""
-        height, width = self.classifier.map_size
-        return Dims(self.classifier.channels, self.encoder.dim, height * width)
-
-    @property
-    def tables(self) -> dict[str, Table]:
-        """The store's tables at these sizes."""
-        return tables(self.dims)
-
-    def key(self, *inputs: object) -> str:
-        """A key for work that depends on both models and on ``inputs`` (plain JSON values)."""
-        return digest(self.classifier.fingerprint, self.encoder.fingerprint, DECODER, *inputs)
-
-
-def digest(*inputs: object) -> str:
-    """SHA-256 of plain JSON values, and of how this version turns them into results."""
-    return hashlib.sha256(json.dumps([METHOD, *inputs], sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

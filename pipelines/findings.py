@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipelines.bench import Bench
 from pipelines.describe import Described
-from pipelines.extract import Bench, ShardRecord
+from pipelines.extract import ShardRecord
 from pipelines.ledger import read_arrays
 from store.manifest import PartRecord
 from store.reader import as_matrix, read_part

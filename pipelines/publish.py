@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.extract import Batch, Bench, ShardRecord, add_image, stack
+from pipelines.bench import Bench
+from pipelines.extract import Batch, ShardRecord, add_image, stack
 from pipelines.findings import read_rows
 from pipelines.images import ImagePlan, Shard
 from pipelines.ledger import File, read_arrays

@@ -11,10 +11,12 @@ from functools import partial as bind
 from typing import Any
 
 from pipelines import describe, directions, extract, findings, publish
+from pipelines.bench import Bench, digest
 from pipelines.config import Config
 from pipelines.execute import Pool, Stage, open_pool
-from pipelines.extract import SHARDS, Bench, ShardRecord, digest, extract_shard
-from pipelines.images import ImagePlan, class_ids_of, plan_shards, read_aliases
+from pipelines.extract import SHARDS, ShardRecord, extract_shard
+from pipelines.images import ImagePlan, plan_shards
+from pipelines.labels import class_ids_of, read_aliases
 from pipelines.ledger import MAYBE_PARTS, PARTS, WORK_FILES, Codec, File, Ledger, WorkFile
 from store.errors import RunIncomplete
 from store.manifest import Manifest, PartRecord, snapshots

@@ -5,7 +5,8 @@ from typing import Any
 from PIL import Image
 
 from pipelines.config import ImagesSection
-from pipelines.images import ImageRef, decode, open_source, plan_shards, read_image
+from pipelines.images import ImageRef, decode, plan_shards, read_image
+from pipelines.sources import open_source
 from store.errors import ImageError
 from store.schema import stable_id
 from store.storage import Storage

@@ -12,15 +12,9 @@ import pytest
 from PIL import Image
 
 from pipelines.config import ImagesSection
-from pipelines.images import (
-    ImagePlan,
-    class_ids_of,
-    decode,
-    open_source,
-    plan_shards,
-    read_aliases,
-    read_image,
-)
+from pipelines.images import ImagePlan, decode, plan_shards, read_image
+from pipelines.labels import class_ids_of, read_aliases
+from pipelines.sources import open_source
 from store.errors import ImageError, SourceError
 from store.schema import stable_id
 
@@ -109,7 +103,7 @@ def test_no_images_is_an_error_of_the_request(tmp_path: Path, make) -> None:
 def test_the_same_image_twice_in_a_list_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "a.png")
     (tmp_path / "list.csv").write_text("uri\na.png\na.png\n")
-    with pytest.raises(SourceError, match="share one id: 'a.png' and 'a.png'"):
+    with pytest.raises(SourceError, match=r"share one id: 'a\.png' and 'a\.png'"):
         plan(tmp_path / "list.csv", format="csv")
 
 

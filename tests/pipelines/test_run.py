@@ -1,4 +1,4 @@
-"""Whole runs: the same tables whoever ran it and however it was cut; nothing lost, nothing committed too early."""
+"""Whole runs: the same tables whoever ran it and however it was cut; nothing lost, no early commit."""
 
 import json
 import os

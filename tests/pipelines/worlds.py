@@ -62,7 +62,7 @@ def config(folder: Path, store: str = "store", **sections: Any) -> Config:
 
 
 def tables(uri: str | Path) -> dict[str, pa.Table]:
-    """All tables of a store; the number of the shard is left out, which is about the run and not the images."""
+    """All tables of a store, without the number of the shard, which is about the run and not the images."""
     snapshot = Snapshot.open(uri)
     found = {name: snapshot.table(name) for name in TABLE_NAMES}
     found["images"] = found["images"].drop_columns("shard")

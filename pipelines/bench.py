@@ -1,0 +1,74 @@
+"""The bench: what one worker holds, and the keys of the work done on it."""
+
+import hashlib
+import json
+from functools import cached_property
+
+from pipelines.config import Config
+from pipelines.images import DECODER
+from pipelines.sources import open_source
+from store.schema import Dims, Table, tables
+from store.storage import Storage, open_storage
+from textcam.classifier import TorchClassifier, load_classifier
+from textcam.encoder import ClipEncoder, load_encoder
+
+# Raised by a change that gives other numbers from the same inputs: old work is then done anew.
+METHOD = 1
+
+
+class Bench:
+    """What one worker holds: the models and the storages, each opened on first use."""
+
+    def __init__(self, config: Config, labels: dict[str, int] | None = None) -> None:
+        self.config = config
+        self.labels = labels or {}
+
+    @cached_property
+    def classifier(self) -> TorchClassifier:
+        """The classifier to explain."""
+        section = self.config.classifier
+        return load_classifier(
+            section.model,
+            weights=section.weights,
+            layer=section.layer,
+            class_names=section.class_names,
+            options=dict(section.options),
+            preprocess=section.preprocess,
+            device=self.config.run.device,
+        )
+
+    @cached_property
+    def encoder(self) -> ClipEncoder:
+        """The CLIP model that gives images and texts one space."""
+        section = self.config.encoder
+        return load_encoder(section.model, weights=section.weights, device=self.config.run.device)
+
+    @cached_property
+    def images(self) -> Storage:
+        """Where the images lie."""
+        return open_source(self.config.images)[0]
+
+    @cached_property
+    def store(self) -> Storage:
+        """Where the store is written."""
+        return open_storage(self.config.store)
+
+    @cached_property
+    def dims(self) -> Dims:
+        """The sizes that the two models fix."""
+        height, width = self.classifier.map_size
+        return Dims(self.classifier.channels, self.encoder.dim, height * width)
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """The store's tables at these sizes."""
+        return tables(self.dims)
+
+    def key(self, *inputs: object) -> str:
+        """A key for work that depends on both models and on ``inputs`` (plain JSON values)."""
+        return digest(self.classifier.fingerprint, self.encoder.fingerprint, DECODER, *inputs)
+
+
+def digest(*inputs: object) -> str:
+    """SHA-256 of plain JSON values, and of how this version turns them into results."""
+    return hashlib.sha256(json.dumps([METHOD, *inputs], sort_keys=True).encode()).hexdigest()
