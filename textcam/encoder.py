@@ -22,7 +22,7 @@ from textcam.device import choose_device
 from textcam.weights import hash_state
 
 TEXT_BATCH = 256
-# What a tokenizer makes of these enters the fingerprint: other token ids are another encoder.
+# What the tokenizer makes of these enters the fingerprint, beside its vocabulary where it shows one.
 PROBE_TEXTS = ("a photo of a striped orange cat", "watermark", "Rain, at 5 o'clock", "zzyzx")
 
 
@@ -40,9 +40,12 @@ class ClipEncoder:
         self.input_size = parts.preprocess.size
         self.context_length = parts.context_length
         ids = np.asarray(self._tokens(PROBE_TEXTS)).tolist()
-        described = f"{hash_state(parts.model)} {parts.preprocess.description} {parts.context_length} {ids}"
+        described = (
+            f"{hash_state(parts.model)} {parts.preprocess.description} {parts.context_length} {ids} "
+            f"{_vocabulary(parts.tokenizer)}"
+        )
         self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
-        self._model.to(self.device, memory_format=torch.channels_last)
+        self._model.to(self.device).to(memory_format=torch.channels_last)
         self.dim = self._check_towers()
         visual = getattr(parts.model, "visual", None)
         self._dense = dense_path(visual, self.input_size) if isinstance(visual, nn.Module) else None
@@ -151,6 +154,18 @@ def load_encoder(
     """
     parts = build_clip(model, weights=weights, options=options, preprocess=preprocess, seed=seed)
     return ClipEncoder(model, parts, choose_device(device))
+
+
+def _vocabulary(tokenizer: Any) -> str:
+    """Hash of what an open_clip or Hugging Face tokenizer knows; empty for one that does not show it."""
+    inner = getattr(tokenizer, "tokenizer", None)
+    if hasattr(tokenizer, "bpe_ranks"):
+        known = [*tokenizer.bpe_ranks, *tokenizer.encoder]
+    elif hasattr(inner, "get_vocab"):
+        known = sorted(inner.get_vocab().items())
+    else:
+        return ""
+    return hashlib.sha256(repr(known).encode()).hexdigest()
 
 
 def _unit_array(embedding: torch.Tensor) -> Floats:
