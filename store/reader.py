@@ -189,7 +189,7 @@ class Snapshot:
     def _sought(self, name: str, column: str, values: Iterable[Any]) -> pa.Array:
         kind = self._schema(name, [column]).field(0).type
         try:
-            return pa.array(list(values), type=kind).unique()
+            return pa.array(list(values), type=kind).drop_null().unique()
         except (pa.ArrowException, TypeError, OverflowError) as error:
             what = f"Not values of {name}.{column} ({kind}): {error}"
             raise QueryError(what, where=self.storage.uri) from None

@@ -22,7 +22,7 @@ from store.reader import Snapshot, as_matrix, repeated_keys
 from store.schema import tables
 from store.storage import Storage, open_storage
 from store.vectors import VectorIndex
-from store.writer import NO_ID, check_values, strictly_ascending
+from store.writer import MAY_BE_NONE, NO_ID, check_values, strictly_ascending
 
 OPTIONAL = ("errors", "findings", "maps")
 UNIT = {
@@ -55,14 +55,14 @@ SAME_LENGTH = {
     "groups": ("text_ids", "similarities"),
     "explanations": ("text_ids", "coefficients"),
 }
-MAY_BE_NONE = {("findings", "text_id"), ("findings", "group_id"), ("maps", "group_id")}
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: its ``kind`` (damaged, table, rows, key, value, reference, norm, index,
-    fingerprint),
-    the file or table ``where`` it is, and ``what`` it is in a sentence."""
+    """One thing that is wrong: ``where`` is the file or table, ``what`` a sentence.
+
+    ``kind`` is damaged, fingerprint, table, rows, key, value, norm, reference or index.
+    """
 
     kind: str
     where: str

@@ -16,20 +16,19 @@ from store.checked import cut_blocks
 from store.errors import Damaged, SchemaMismatch, SnapshotConflict
 from store.manifest import Manifest, PartRecord, manifest_path, sha256, snapshots
 from store.schema import KINDS, SIDES, VERDICTS, Table
-from store.storage import Storage, step
+from store.storage import Storage, concurrently, step
 
 ROW_GROUP_ROWS = 8192
 LOWEST_ID = 0
 NO_ID = -1  # findings: no text or no group; maps: no group but the whole map
 _ID_COLUMNS = ("image_id", "channel", "class_id", "text_id", "group_id", "finding_id", "rank")
 _ID_LISTS = ("text_ids", "group_ids", "channels")
-_MAY_BE_NONE = {("maps", "group_id"), ("findings", "text_id"), ("findings", "group_id")}
+MAY_BE_NONE = {("maps", "group_id"), ("findings", "text_id"), ("findings", "group_id")}
 _WORDS = {("texts", "kind"): KINDS, ("examples", "side"): SIDES, ("findings", "verdict"): VERDICTS}
 
 
 def write_part(storage: Storage, table: Table, rows: pa.Table, name: str) -> PartRecord:
-    """Check ``rows`` and write them as ``parts/<table>/<name>-<hash>.parquet``; the same rows give the same
-    bytes.
+    """Check ``rows`` and write them as ``parts/<table>/<name>-<hash>.parquet``. Same rows, same bytes.
 
     Raises ``SchemaMismatch`` for anything that FORMAT.md does not allow and ``StorageFull`` without space;
     then nothing was written.
@@ -109,7 +108,7 @@ def check_values(table: Table, column: pa.Field, values: pa.ChunkedArray, where:
             "NaN or infinite values.", where=at, fix="Half floats end at 65504; scale or clip."
         )
     if column.name in (*_ID_COLUMNS, *_ID_LISTS) and len(inner):
-        lowest = NO_ID if (table.name, column.name) in _MAY_BE_NONE else LOWEST_ID
+        lowest = NO_ID if (table.name, column.name) in MAY_BE_NONE else LOWEST_ID
         least = pc.min(inner).as_py()
         if least is not None and least < lowest:
             raise SchemaMismatch(f"Id {least} is below {lowest}.", where=at)
@@ -182,12 +181,15 @@ def _check_files(storage: Storage, manifest: Manifest) -> None:
     indexes: Iterable[tuple[str, int | None]] = (
         pair for one in manifest.indexes for pair in ((one.path, one.bytes), (one.card_path, None))
     )
-    for path, size in [*((part.path, part.bytes) for part in manifest.parts), *indexes]:
-        try:
-            found = storage.size(path)
-        except FileNotFoundError:
-            raise Damaged(
-                "A file that was to be committed is not there.", where=f"{storage.uri}/{path}"
-            ) from None
-        if size is not None and found != size:
-            raise Damaged(f"It has {found} bytes and not {size}.", where=f"{storage.uri}/{path}")
+    named = [*((part.path, part.bytes) for part in manifest.parts), *indexes]
+    concurrently(lambda one: _check_size(storage, *one), named)
+
+
+def _check_size(storage: Storage, path: str, size: int | None) -> None:
+    where = f"{storage.uri}/{path}"
+    try:
+        found = storage.size(path)
+    except FileNotFoundError:
+        raise Damaged("A file that was to be committed is not there.", where=where) from None
+    if size is not None and found != size:
+        raise Damaged(f"It has {found} bytes and not {size}.", where=where)
