@@ -16,6 +16,7 @@ from store.reader import Snapshot
 from textcam.records import findings_of
 
 WORDS = 12  # words a class page lists
+LEAST_PART = 0.01  # of the first word's share: words of less are not listed
 GROUPS = 8  # groups a class page lists
 
 
@@ -148,15 +149,18 @@ def _class_texts(snapshot: Snapshot, texts: Texts) -> dict[int, tuple[Word, ...]
     for batch in snapshot.batches("class_texts", ["class_id", "text_id", "share"]):
         class_ids, text_ids, shares = (batch.column(index).to_numpy() for index in range(3))
         for class_id in np.unique(class_ids):
-            here = class_ids == class_id
+            here = (class_ids == class_id) & (shares > 0)
             rows = kept.setdefault(int(class_id), [])
-            here &= shares > 0
             rows.extend(zip((-shares[here]).tolist(), text_ids[here].tolist(), strict=True))
             rows.sort()
             del rows[WORDS:]
-    return {
-        class_id: words_of(texts, [text_id for _, text_id in rows], [-share for share, _ in rows])
+    listed = {
+        class_id: [(text_id, -share) for share, text_id in rows if share <= LEAST_PART * rows[0][0]]
         for class_id, rows in kept.items()
+    }
+    return {
+        class_id: words_of(texts, [text_id for text_id, _ in rows], [share for _, share in rows])
+        for class_id, rows in listed.items()
     }
 
 

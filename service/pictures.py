@@ -84,7 +84,7 @@ def draw_map(
 ) -> Image.Image:
     """The image with the map (h, w) u8 over it; a value of 255 is drawn at ``strength`` of the colour scale.
 
-    One scale for all maps of an image keeps them comparable: a weak group looks weak.
+    ``strength`` in [0, 1] keeps the maps of one image comparable.
     """
     base = fit(image, long_side)
     factor = long_side // max(base.size)

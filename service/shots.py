@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import sqrt
 
 from service.contents import Contents, GroupRow, Word, words_of
 from service.exemplars import ImageRow, Map, Maps, Sides, finding_sides, images_by_id
@@ -120,6 +121,7 @@ class Shots:
         )
 
     def _overlay(self, image: ImageRow, alt: str, class_id: int, group_id: int, one: Map) -> Picture:
+        # One scale for all maps of an image, rooted: a weak group looks weak, and can still be seen.
         strongest = max(other.scale for other in self.maps.of(image.image_id, class_id).values())
         return self.album.overlay(
             image.image_id,
@@ -128,7 +130,7 @@ class Shots:
             class_id=class_id,
             group_id=group_id,
             values=one.cells,
-            strength=one.scale / strongest if strongest > 0 else 0.0,
+            strength=sqrt(one.scale / strongest) if strongest > 0 else 0.0,
         )
 
     def _class(self, class_id: int) -> str:

@@ -9,9 +9,11 @@ from PIL import Image
 from service.comparison import Compared, comparison, words_difference
 from service.contents import ClassRow, Contents, Word
 from service.contexts import PageContexts
+from service.exemplars import Maps
 from service.pictures import Album
+from store.errors import Damaged
 from store.reader import Snapshot
-from tests.service.world import CLASSES, ERRORS, uri_of
+from tests.service.world import CLASSES, ERRORS, uri_of, write_world
 from tests.service.written_pages import pages_of
 
 
@@ -79,6 +81,11 @@ def test_channels_stand_by_group_then_separation(written_store: Path, tmp_path: 
     page = contexts.channels(1)
     assert [[one.channel for one in part.channels] for part in page.groups] == [[0, 2, 4, 6], [1, 3, 5]]
     assert len(page.groups[0].channels[0].examples) == 4  # positives only
+
+
+def test_maps_of_another_size_are_damage(tmp_path: Path) -> None:
+    with pytest.raises(Damaged, match="15 cells, not 4 x 4"):
+        Maps(Snapshot.open(write_world(tmp_path, map_size=(4, 4))))
 
 
 def row_with(**shares: float) -> ClassRow:

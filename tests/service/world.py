@@ -235,6 +235,7 @@ def write_world(
     findings: tuple[dict[str, Any], ...] = FINDINGS,
     errors: tuple[dict[str, str], ...] = ERRORS,
     without: tuple[str, ...] = (),
+    map_size: tuple[int, int] = MAP_SIZE,
 ) -> Path:
     """Images in ``folder/images``, the store in ``folder/store`` (returned). ``without``: tables left out."""
     for class_id in range(len(CLASSES)):
@@ -253,7 +254,7 @@ def write_world(
         "images": {"uri": str(folder / "images"), "format": "folder"},
         "classifier": {"model": "python:world:model", "layer": "body"},
         "encoder": {"model": "tiny"},
-        "map_size": list(MAP_SIZE),
+        "map_size": list(map_size),
     }
     commit(storage, Manifest(1, DIMS, {"classifier": "c"}, tuple(parts), config=config))
     return folder / "store"
