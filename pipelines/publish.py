@@ -160,7 +160,11 @@ def publish(bench: Bench, fingerprints: dict[str, str], parts: Sequence[PartReco
         parent=newest.snapshot if newest else None,
         dims=bench.dims,
         fingerprints=fingerprints,
-        config=bench.config.resolved(),
+        config={
+            **bench.config.resolved(),
+            "map_size": list(bench.classifier.map_size),
+            "view_share": bench.classifier.view_share,
+        },
         parts=tuple(parts),
         indexes=tuple(build_indexes(bench, parts)),
     )

@@ -6,11 +6,10 @@ only the part of the network behind the target layer is differentiated. Inputs o
 other (evaluation mode).
 """
 
-import csv
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,9 @@ from torch import nn
 from store.errors import ModelError
 from textcam import cam
 from textcam.arrays import Floats
+from textcam.class_names import class_names_of
 from textcam.device import choose_device
+from textcam.frozen_norms import frozen_norms
 from textcam.layers import TargetLayer, captured, find_target
 from textcam.linear_head import logits_of
 from textcam.networks import build_network
@@ -47,20 +48,33 @@ class ClassifierOutput:
     maps: Floats | None = None
 
 
-# CAM methods by name: gradients and maps (B, K, h, w) of one logit an image -> channel weights (B, K).
-GRADIENT_METHODS: dict[str, Callable[[Floats, Floats], Floats]] = {
-    "gradcam": lambda gradients, maps: cam.gradcam(gradients),
-    "gradcam++": cam.gradcam_plus_plus,
-    "xgradcam": cam.xgradcam,
+@dataclass(frozen=True)
+class CamMethod:
+    """How channel weights come from gradients and maps (B, K, h, w) of one logit an image.
+
+    ``head_row``: for a linear head the outcome is the head's own row, whatever the image. ``frozen``: norms
+    behind the target layer pass gradients with their scale held (see ``frozen_norms``).
+    """
+
+    formula: Callable[[Floats, Floats], Floats] | None
+    head_row: bool
+    frozen: bool = False
+
+
+METHODS: dict[str, CamMethod] = {
+    "cam": CamMethod(None, head_row=True),
+    "gradcam": CamMethod(lambda gradients, maps: cam.gradcam(gradients), head_row=True),
+    "gradcam++": CamMethod(cam.gradcam_plus_plus, head_row=False),
+    "xgradcam": CamMethod(cam.xgradcam, head_row=True),
+    "gradcam-frozen": CamMethod(lambda gradients, maps: cam.gradcam(gradients), head_row=True, frozen=True),
 }
-# For GAP + linear these weights are the head's own row, whatever the image.
-HEAD_METHODS = ("cam", "gradcam", "xgradcam")
 
 
 class TorchClassifier:
     """A torch network with its target layer.
 
-    ``channels`` is K, ``map_size`` (h, w), ``input_size`` (H, W), ``class_names`` has length C. ``head`` is
+    ``channels`` is K, ``map_size`` (h, w), ``input_size`` (H, W), ``view_share`` the part of an image's
+    shorter side that it sees, ``class_names`` has length C. ``head`` is
     given where the logits are linear in the pooled activations. ``fingerprint`` (SHA-256, hex) covers
     weights, layer and preprocessing.
     """
@@ -78,6 +92,7 @@ class TorchClassifier:
         self.layer, self.channels = target.name, target.layout.channels
         self.map_size = (target.layout.height, target.layout.width)
         self.input_size = preprocess.size
+        self.view_share = preprocess.view_share
         described = f"{hash_state(module)} {target.name} {target.layout} {preprocess.description}"
         self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
         self.head = None
@@ -115,29 +130,38 @@ class TorchClassifier:
     def cam_weights(self, pixels: NDArray[Any], class_ids: NDArray[Any], method: str = "gradcam") -> Floats:
         """Channel weights (B, K) for one class an image, in logits per unit of pooled activation.
 
-        ``class_ids`` (B,). With a linear head, "cam", "gradcam" and "xgradcam" are the head's row of the
-        class, so sum_j w_j a_j is the logit minus its bias. Raises ModelError for an unknown method, and for
-        "cam" without a linear head.
+        ``class_ids`` (B,). With a linear head and a method that gives its rows, sum_j w_j a_j is the logit
+        minus its bias, and no pass is needed. Raises ModelError for an unknown method, and for "cam" without
+        a linear head.
         """
         class_ids = np.asarray(class_ids, dtype=np.int64).reshape(len(pixels))
-        if self.head is not None and method in HEAD_METHODS:
+        chosen = self._method(method)
+        if self.head is not None and chosen.head_row:
             return self.head.weights[class_ids]
-        if method == "cam":
-            raise ModelError(
-                "CAM needs a head that is linear in the pooled maps, and this model has another",
-                where=f"cam.method, layer {self.layer} of {self.name}",
-                fix="use gradcam",
-            )
-        if method not in GRADIENT_METHODS:
-            known = ", ".join(dict.fromkeys((*HEAD_METHODS, *GRADIENT_METHODS)))
-            raise ModelError(f"unknown CAM method '{method}'", where="cam.method", fix=f"allowed: {known}")
-        gradients, maps = self.gradients(pixels, class_ids)
-        return GRADIENT_METHODS[method](gradients, maps)
+        return self._differentiated(pixels, class_ids, chosen)[1]
 
-    def gradients(self, pixels: NDArray[Any], class_ids: NDArray[Any]) -> tuple[Floats, Floats]:
-        """Gradients of each image's own class logit with respect to its maps, and the maps.
+    def forward_cam(
+        self,
+        pixels: NDArray[Any],
+        class_ids: NDArray[Any] | None = None,
+        method: str = "gradcam",
+        maps: bool = False,
+    ) -> tuple[ClassifierOutput, Floats]:
+        """``forward`` and ``cam_weights`` in one pass; without ``class_ids``, of the largest logit."""
+        chosen = self._method(method)
+        if self.head is None or not chosen.head_row:
+            output, weights = self._differentiated(pixels, class_ids, chosen)
+            return output if maps else replace(output, maps=None), weights
+        output = self.forward(pixels, maps)
+        ids = output.logits.argmax(1) if class_ids is None else np.asarray(class_ids, dtype=np.int64)
+        return output, self.head.weights[ids]
 
-        Both (B, K, h, w).
+    def gradients(
+        self, pixels: NDArray[Any], class_ids: NDArray[Any] | None = None, frozen: bool = False
+    ) -> tuple[ClassifierOutput, Floats]:
+        """The output with maps, and gradients (B, K, h, w) of one logit an image with respect to its maps.
+
+        Without ``class_ids`` (B,), of the largest logit.
         """
         leaves: list[torch.Tensor] = []
 
@@ -149,13 +173,39 @@ class TorchClassifier:
 
         handle = self._module.get_submodule(self.layer).register_forward_hook(detach)
         try:
-            with torch.enable_grad():
+            with torch.enable_grad(), frozen_norms(self._module) if frozen else nullcontext():
                 logits = logits_of(self._module(self._inputs(pixels)))
-                chosen = logits.gather(1, torch.as_tensor(class_ids, device=self.device)[:, None])
-                gradient = torch.autograd.grad(chosen.sum(), leaves[-1])[0]
+                ids = (
+                    logits.argmax(1) if class_ids is None else torch.as_tensor(class_ids, device=self.device)
+                )
+                gradient = torch.autograd.grad(logits.gather(1, ids[:, None]).sum(), leaves[-1])[0]
         finally:
             handle.remove()
-        return _array(self._layout.to_maps(gradient)), _array(self._layout.to_maps(leaves[-1].detach()))
+        output = leaves[-1].detach().to(torch.float32)
+        maps = _array(self._layout.to_maps(output))
+        result = ClassifierOutput(_array(self._layout.pool(output)), _array(logits), maps)
+        return result, _array(self._layout.to_maps(gradient))
+
+    def _method(self, name: str) -> CamMethod:
+        if name not in METHODS:
+            raise ModelError(
+                f"unknown CAM method '{name}'", where="cam.method", fix=f"allowed: {', '.join(METHODS)}"
+            )
+        if METHODS[name].formula is None and self.head is None:
+            raise ModelError(
+                "CAM needs a head that is linear in the pooled maps, and this model has another",
+                where=f"cam.method, layer {self.layer} of {self.name}",
+                fix="use gradcam-frozen or gradcam",
+            )
+        return METHODS[name]
+
+    def _differentiated(
+        self, pixels: NDArray[Any], class_ids: NDArray[Any] | None, method: CamMethod
+    ) -> tuple[ClassifierOutput, Floats]:
+        assert method.formula is not None
+        output, gradients = self.gradients(pixels, class_ids, method.frozen)
+        assert output.maps is not None
+        return output, method.formula(gradients, output.maps)
 
     def _inputs(self, pixels: NDArray[Any]) -> torch.Tensor:
         pixels = np.asarray(pixels)
@@ -189,57 +239,8 @@ def load_classifier(
     """
     network = build_network(model, weights=weights, options=options, preprocess=preprocess, seed=seed)
     target = find_target(network.module, network.preprocess.size, layer)
-    names = _class_names(class_names, network.class_names, target.classes)
+    names = class_names_of(class_names, network.class_names, target.classes)
     return TorchClassifier(model, network.module, network.preprocess, target, names, choose_device(device))
-
-
-def _class_names(
-    given: str | Sequence[str] | None, known: tuple[str, ...] | None, classes: int
-) -> tuple[str, ...]:
-    """C distinct names: the given ones, else those that the model knows, else "class 0" and so on."""
-    if given is None:
-        names = (
-            known if known and len(known) == classes else tuple(f"class {index}" for index in range(classes))
-        )
-    else:
-        names = _read_names(Path(given)) if isinstance(given, str) else tuple(str(name) for name in given)
-        if len(names) != classes:
-            raise ModelError(
-                f"{len(names)} class names are given, and the model has {classes} classes",
-                where="classifier.class_names",
-                fix="give one name a class, in the order of the logits",
-            )
-    return _distinct(names)
-
-
-def _read_names(path: Path) -> tuple[str, ...]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(
-            f"the class names cannot be read: {error}", where=path, fix="give a text file, one name a line"
-        ) from error
-    if path.suffix != ".csv":
-        return tuple(line.strip() for line in text.splitlines() if line.strip())
-    rows = list(csv.DictReader(text.splitlines()))
-    if not rows or "name" not in rows[0]:
-        raise ModelError("the table has no column 'name'", where=path, fix="add a header line with `name`")
-    if "class_id" in rows[0]:
-        rows.sort(key=lambda row: int(row["class_id"]))
-    return tuple(row["name"].strip() for row in rows)
-
-
-def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The same names, with a number behind those that occur before.
-
-    ImageNet has two cranes and two maillots.
-    """
-    seen: dict[str, int] = {}
-    result = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        result.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return tuple(result)
 
 
 def _array(tensor: torch.Tensor) -> Floats:

@@ -58,6 +58,12 @@ class Preprocess:
             image = step(image)
         return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
 
+    @property
+    def view_share(self) -> float:
+        """The part of an image's shorter side that is kept; 1 where that cannot be told."""
+        resized = next(filter(None, map(_shorter_side, self.steps)), min(self.size))
+        return min(1.0, min(self.size) / resized)
+
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """Model input (B, 3, H, W) float32 from pixels as ``prepare`` gives them, on the pixels' device."""
         if pixels.dtype != torch.uint8:
@@ -65,6 +71,14 @@ class Preprocess:
         mean = torch.tensor(self.mean, device=pixels.device).view(1, -1, 1, 1)
         std = torch.tensor(self.std, device=pixels.device).view(1, -1, 1, 1)
         return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+def _shorter_side(step: Transform) -> int | None:
+    """What a resize makes of the shorter side, in pixels; None for another step, or a size of both sides."""
+    if not isinstance(step, v1.Resize | v2.Resize):
+        return None
+    sides = step.size if isinstance(step.size, Sequence) else [step.size]
+    return int(sides[0]) if len(sides) == 1 else None
 
 
 def split(transform: Transform, where: str) -> Preprocess:

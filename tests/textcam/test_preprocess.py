@@ -127,3 +127,10 @@ def test_overrides_are_checked():
         check_overrides({"std": [1, 2]})
     with pytest.raises(ModelError, match="unknown interpolation 'cubist'"):
         build_transform(32, 0.5, 0.5, interpolation="cubist")
+
+
+def test_how_much_of_an_image_is_seen() -> None:
+    assert split(build_transform(224, 0.5, 0.5, crop=0.875), "x").view_share == 224 / 256
+    assert split(build_transform(224, 0.5, 0.5), "x").view_share == 1.0
+    squash = v1.Compose([v1.Resize((32, 32)), v1.ToTensor()])
+    assert split(squash, "x").view_share == 1.0
