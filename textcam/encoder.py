@@ -161,7 +161,7 @@ def _vocabulary(tokenizer: Any) -> str:
     inner = getattr(tokenizer, "tokenizer", None)
     if hasattr(tokenizer, "bpe_ranks"):
         known = [*tokenizer.bpe_ranks, *tokenizer.encoder]
-    elif hasattr(inner, "get_vocab"):
+    elif inner is not None and hasattr(inner, "get_vocab"):
         known = sorted(inner.get_vocab().items())
     else:
         return ""

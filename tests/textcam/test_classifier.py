@@ -12,7 +12,7 @@ from torchvision import models
 
 from store.errors import ModelError
 from tests.textcam.photographs import photograph, photographs
-from textcam.classifier import GRADIENT_METHODS, LinearHead, TorchClassifier, load_classifier
+from textcam.classifier import METHODS, LinearHead, TorchClassifier, load_classifier
 from textcam.layers import find_target
 from textcam.networks import build_network
 from textcam.preprocess import build_transform, split
@@ -62,8 +62,9 @@ def test_for_a_linear_head_these_methods_are_the_heads_rows(method):
     weights = classifier.cam_weights(pixels, class_ids, method)
     assert np.array_equal(weights, classifier.head.weights[class_ids])
     if method != "cam":  # and the long way round says the same, where XGrad-CAM can divide by the map
-        slopes = GRADIENT_METHODS[method](*classifier.gradients(pixels, class_ids))
-        alive = np.abs(classifier.forward(pixels).pooled) > 1e-3
+        output, gradients = classifier.gradients(pixels, class_ids)
+        slopes = METHODS[method].formula(gradients, output.maps)
+        alive = np.abs(output.pooled) > 1e-3
         assert alive.mean() > 0.5
         assert np.abs(slopes - weights)[alive].max() < 1e-4 * np.abs(weights).max()
 
@@ -113,7 +114,9 @@ def test_weights_agree_with_pytorch_grad_cam(method, architecture):
     expected = reference.get_cam_weights(None, None, class_ids, activations, gradients)
     reference.activations_and_grads.release()
 
-    weights = GRADIENT_METHODS[method](*classifier.gradients(pixels, class_ids))
+    output, slopes = classifier.gradients(pixels, class_ids)
+    assert np.abs(output.maps - activations).max() < 1e-4 * np.abs(activations).max()
+    weights = METHODS[method].formula(slopes, output.maps)
     # Grad-CAM and XGrad-CAM: ours are per unit of pooled activation, theirs per unit of one cell.
     expected = expected * (1 if method == "gradcam++" else np.prod(classifier.map_size))
     # XGrad-CAM divides by the sum of the map, which for maps of both signs may be nearly nothing.
@@ -126,10 +129,50 @@ def test_weights_agree_with_pytorch_grad_cam(method, architecture):
 def test_gradients_are_those_of_each_images_own_class():
     classifier = load(VIT)
     pixels, class_ids = batch(classifier), np.array([3, 1, 0, 6])
-    together, _ = classifier.gradients(pixels, class_ids)
-    alone = [classifier.gradients(pixels[i : i + 1], class_ids[i : i + 1])[0][0] for i in range(4)]
+    _, together = classifier.gradients(pixels, class_ids)
+    alone = [classifier.gradients(pixels[i : i + 1], class_ids[i : i + 1])[1][0] for i in range(4)]
     assert np.abs(together).max() > 0
     assert np.abs(together - np.stack(alone)).max() < 1e-5 * np.abs(together).max()
+
+
+@pytest.mark.parametrize("model", [RESNET, VIT, NO_LINEAR_HEAD])
+@pytest.mark.parametrize("method", ["gradcam", "gradcam++"])
+def test_one_pass_gives_what_two_give(model, method):
+    classifier = load(model)
+    pixels = batch(classifier)
+    output = classifier.forward(pixels, maps=True)
+    for class_ids in (None, np.array([3, 1, 0, 6])):
+        once, weights = classifier.forward_cam(pixels, class_ids, method, maps=True)
+        wanted = output.logits.argmax(1) if class_ids is None else class_ids
+        expected = classifier.cam_weights(pixels, wanted, method)
+        assert np.abs(weights - expected).max() <= 1e-5 * np.abs(expected).max()
+        for name in ("pooled", "logits", "maps"):
+            difference = np.abs(getattr(once, name) - getattr(output, name)).max()
+            assert difference <= 1e-5 * np.abs(getattr(output, name)).max()
+    assert classifier.forward_cam(pixels, method=method)[0].maps is None
+
+
+@pytest.mark.parametrize(
+    ("model", "norm", "head"),
+    [
+        (NO_LINEAR_HEAD, "head.norm", "head.fc"),
+        ("timm:eva02_tiny_patch14_224?depth=1&num_classes=7", "fc_norm", "head"),
+        ("timm:hiera_tiny_224?embed_dim=24&stages=(1,1,1,1)&num_classes=7", "head.norm", "head.fc"),
+    ],
+)
+def test_with_norms_held_contributions_add_up_behind_a_norm(model, norm, head):
+    classifier = load(model)
+    network = build_network(model, weights="random").module
+    pixels, class_ids = batch(classifier), np.array([3, 1, 0, 6])
+    output, weights = classifier.forward_cam(pixels, class_ids, "gradcam-frozen")
+    fc, bias = network.get_submodule(head), network.get_submodule(norm).bias
+    constant = (fc.weight @ bias + fc.bias).numpy()[class_ids]
+    total = (weights * output.pooled).sum(1)
+    expected = output.logits[range(4), class_ids] - constant
+    assert np.abs(total - expected).max() < 1e-4 * np.abs(expected).max()
+    # and why: the plain gradient's contributions add up to next to nothing
+    plain = (classifier.cam_weights(pixels, class_ids) * output.pooled).sum(1)
+    assert np.abs(plain).max() < 0.05 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("model", [RESNET, VIT, NO_LINEAR_HEAD])
