@@ -134,3 +134,9 @@ def test_how_much_of_an_image_is_seen() -> None:
     assert split(build_transform(224, 0.5, 0.5), "x").view_share == 1.0
     squash = v1.Compose([v1.Resize((32, 32)), v1.ToTensor()])
     assert split(squash, "x").view_share == 1.0
+
+
+def test_the_share_of_the_image_that_is_seen():
+    assert split(build_transform(64, 0.5, 0.5, crop=0.8), "x").view_share == 0.8
+    assert split(build_transform(64, 0.5, 0.5), "x").view_share == 1.0
+    assert split(LIBRARIES["open_clip squash"](), "x").view_share == 1.0
