@@ -137,30 +137,41 @@ def separation(positives, negatives, gamma):
 # --- words --------------------------------------------------------------------------------------------------
 
 
-def coefficients(target, texts, sparsity, decorrelation):
-    """The convex problem of word selection for one unit target, as non-negative least squares.
+def problem(texts, decorrelation, centre=True):
+    """(phi, Q): texts as the problem uses them, and the quadratic form phi phi' + decorrelation * c^2."""
+    centred = texts.astype(np.float64) - texts.astype(np.float64).mean(axis=0)
+    apart = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    lengths = [float(row @ row) for row in centred]
+    phi = centred / math.sqrt(sum(lengths) / len(lengths)) if centre else texts.astype(np.float64)
+    return phi, phi @ phi.T + decorrelation * (apart @ apart.T) ** 2
 
-    |t - Phi' b|^2 + sparsity sum b + decorrelation b' (C o C) b with C the centred texts' cosines. C o C is
-    the Gram matrix of the outer products of the centred texts, so those are stacked below the texts; the
-    linear term is met by completing the square in the span of all stacked columns.
+
+def coefficients(target, texts, sparsity, decorrelation, centre=True):
+    """The problem of word selection for one unit target, as non-negative least squares of a root of Q.
+
+    b'Q b - 2 l'b is |R b - R^-T l|^2 up to a constant where R'R = Q, on the span of Q.
     """
-    apart = texts - texts.mean(axis=0)
-    apart = apart / np.linalg.norm(apart, axis=1, keepdims=True)
-    quadratic = texts @ texts.T + decorrelation * (apart @ apart.T) ** 2
-    linear = texts @ target - sparsity / 2
+    phi, quadratic = problem(texts, decorrelation, centre)
     values, vectors = np.linalg.eigh(quadratic)
-    keep = values > 1e-12
-    root = np.sqrt(values[keep])[:, None] * vectors[:, keep].T  # root' root = quadratic
-    solved, _ = nnls(root, (vectors[:, keep].T @ linear) / np.sqrt(values[keep]))
-    return solved
+    keep = values > 1e-10
+    root = np.sqrt(values[keep])[:, None] * vectors[:, keep].T
+    linear = phi @ target - sparsity / 2
+    if keep.all():
+        return nnls(root, (vectors.T @ linear) / np.sqrt(values))[0]
+    # Where Q is singular, what sparsity adds outside its span is met by one more, very weak row each.
+    weak = 1e-5 * vectors[:, ~keep].T
+    outside = (vectors[:, ~keep].T @ linear) / 1e-5
+    inside = (vectors[:, keep].T @ linear) / np.sqrt(values[keep])
+    return nnls(np.concatenate([root, weak]), np.concatenate([inside, outside]))[0]
 
 
-def objective(b, target, texts, sparsity, decorrelation):
-    apart = texts - texts.mean(axis=0)
-    apart = apart / np.linalg.norm(apart, axis=1, keepdims=True)
-    miss = target - texts.T @ b
+def objective(b, target, texts, sparsity, decorrelation, centre=True):
+    phi, _ = problem(texts, 0.0, centre)
+    centred = texts.astype(np.float64) - texts.astype(np.float64).mean(axis=0)
+    apart = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    miss = target - sum(b[s] * phi[s] for s in range(len(b)))
     synonyms = sum(
         b[s] * b[t] * float(apart[s] @ apart[t]) ** 2
         for s, t in itertools.product(range(len(b)), range(len(b)))
     )
-    return float(miss @ miss + sparsity * b.sum() + decorrelation * synonyms)
+    return float(miss @ miss + sparsity * sum(b) + decorrelation * synonyms)

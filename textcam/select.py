@@ -13,22 +13,24 @@ near 1 for synonyms: a second word for the same thing is expensive. The sum runs
 Gram matrix are again a Gram matrix, so the problem is convex, and the answer depends neither on the order of
 the texts nor on where the descent starts.
 
-All is computed in float64 on blocks of one size, so a target gets the same words whatever batch it comes in.
+All is computed in float64 and ties are broken by number, so a target gets the same words in any batch.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from store.errors import ConfigError
 from textcam.arrays import Doubles, Floats, Ids, as_floats, check_finite, unit_rows
 
+Mask = NDArray[np.bool_]
 NO_TEXT = -1
-_BLOCK = 64  # targets solved together; short batches are filled up, so that products have one shape
-_WHOLE_GRAM = 4096  # up to this many texts their Gram matrix is made once (134 MB)
+_BLOCK = 64  # targets solved together
+_WHOLE_GRAM = 4096  # up to this many texts Q may be made as a whole (134 MB)
+_COLUMNS_EACH = 16  # columns of Q that a target needs, about
 _FEWEST_TO_CENTRE = 3  # the mean of two texts is not what all texts share
-_STEPS, _PRECISION = 5000, 1e-7
+_PRECISION, _RIDGE = 1e-7, 1e-12
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,12 @@ def similarity(targets: Floats, text_embeddings: Floats) -> Floats:
     """Cosine (B, T) of ``targets`` (B, D) with ``text_embeddings`` (T, D); 0 for zero rows."""
     targets, texts = _pair(targets, text_embeddings)
     made = np.empty((len(targets), len(texts)), dtype=np.float32)
-    for rows, block in _blocks(unit_rows(targets).astype(np.float64)):
-        made[rows] = (block @ texts.T)[: rows.stop - rows.start]
+    # Filled up to one size: the last bits of a product depend on its shape, and batches should not matter.
+    filled = np.zeros((-(-len(targets) // _BLOCK) * _BLOCK, targets.shape[1]))
+    filled[: len(targets)] = unit_rows(targets)
+    for start in range(0, len(targets), _BLOCK):
+        count = min(_BLOCK, len(targets) - start)
+        made[start : start + count] = (filled[start : start + _BLOCK] @ texts.T)[:count]
     return made
 
 
@@ -116,56 +122,99 @@ def select_texts(
     apart = unit_rows(centred).astype(np.float64)
     if centre and len(texts) >= _FEWEST_TO_CENTRE:
         texts = centred / np.sqrt(np.square(centred).sum(axis=1).mean() or 1.0)
+    quadratic = Quadratic(texts, apart, decorrelation, expected=len(targets))
     candidates = _best(ranking, min(screen, len(texts)))  # (B, S)
     length = np.linalg.norm(targets.astype(np.float64), axis=1)
-    whole = _quadratic(texts, apart, decorrelation) if len(texts) <= _WHOLE_GRAM else None
+    unit = unit_rows(targets).astype(np.float64)
 
     coefficients = np.zeros(candidates.shape)
-    for rows, block in _blocks(unit_rows(targets).astype(np.float64)):
-        chosen = np.resize(candidates[rows], (len(block), candidates.shape[1]))
-        if whole is None:
-            quadratic = _quadratic(texts[chosen], apart[chosen], decorrelation)
-        else:
-            quadratic = whole[chosen[:, :, None], chosen[:, None, :]]
-        linear = np.matmul(texts[chosen], block[:, :, None])[:, :, 0]  # (b, S)
+    for start in range(0, len(targets), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        linear = np.matmul(texts[candidates[rows]], unit[rows, :, None])[:, :, 0]  # (b, S)
         linear -= np.maximum(sparsity / 2, relative_sparsity * linear.max(axis=1, keepdims=True))
-        coefficients[rows] = descend(quadratic, linear)[: rows.stop - rows.start]
+        coefficients[rows] = minimise(quadratic, candidates[rows], linear)
 
-    order = np.argsort(-coefficients, axis=1, kind="stable")[:, :top]
+    order = _best(coefficients, top)
     index = np.take_along_axis(candidates, order, axis=1)
     found = np.take_along_axis(coefficients, order, axis=1)
     near = np.take_along_axis(cosine, index, axis=1)
     return _padded(np.where(found > 0, index, NO_TEXT), found * length[:, None], near, top)
 
 
-def descend(quadratic: Doubles, linear: Doubles) -> Doubles:
-    """Minimise b' Q b - 2 l' b over b >= 0 for each of ``quadratic`` (b, S, S) and ``linear`` (b, S).
+class Quadratic:
+    """Q of the problem over texts (T, D): their inner products plus the penalty on near-synonyms.
 
-    Coordinate descent, each step on the coordinate that gains most; few coordinates ever leave 0, so few
-    steps do.
+    Made as a whole where ``expected`` targets make that worth it, otherwise column by column.
+    """
+
+    def __init__(self, texts: Doubles, apart: Doubles, decorrelation: float, expected: int) -> None:
+        self._texts, self._apart, self._decorrelation = texts, apart, decorrelation
+        worth_it = len(texts) <= _WHOLE_GRAM and expected * _COLUMNS_EACH >= len(texts)
+        self._whole = self._between(texts, apart, texts.T, apart.T) if worth_it else None
+
+    def column(self, rows: Ids, column: Ids) -> Doubles:
+        """Q[rows[b], column[b]] (b, S) for ``rows`` (b, S) and ``column`` (b,)."""
+        if self._whole is not None:
+            picked: Doubles = self._whole[rows, column[:, None]]
+            return picked
+        wanted = (one[column][:, :, None] for one in (self._texts, self._apart))
+        return self._between(self._texts[rows], self._apart[rows], *wanted)[:, :, 0]
+
+    def _between(self, texts: Doubles, apart: Doubles, others: Doubles, others_apart: Doubles) -> Doubles:
+        made: Doubles = np.matmul(texts, others)
+        if self._decorrelation > 0:
+            made += self._decorrelation * np.square(np.matmul(apart, others_apart))
+        return made
+
+
+def minimise(quadratic: Quadratic, candidates: Ids, linear: Doubles) -> Doubles:
+    """Minimise b'Q b - 2 l'b over b >= 0 for each row of ``candidates`` (b, S) and ``linear`` l (b, S).
+
+    Lawson and Hanson's active set method for all rows at once: each round, every row that is not done takes
+    in the text with the steepest gain and solves for all that it has; those that would turn negative leave.
+    Few texts are ever taken in, so rounds are few, and only their columns of Q are needed.
     """
     rows = np.arange(len(linear))
-    diagonal = np.diagonal(quadratic, axis1=1, axis2=2).copy()
-    solution, gradient = np.zeros_like(linear), linear.copy()  # gradient = l - Q b
-    for _ in range(_STEPS):
-        change = np.maximum(gradient / diagonal, -solution)
-        best = np.argmax(np.abs(change) * np.sqrt(diagonal), axis=1)
-        step = change[rows, best]
-        # Each row rests when it is precise enough by itself, so that its neighbours leave no trace in it.
-        step[np.abs(step) < _PRECISION] = 0.0
-        if not step.any():
+    solution = np.zeros_like(linear)
+    place = np.zeros((len(linear), 0), dtype=np.int64)  # (b, P) the texts taken in, by round
+    columns = np.zeros((len(linear), 0, linear.shape[1]))  # (b, P, S) their columns of Q
+    live, held = np.zeros(place.shape, dtype=np.bool_), np.zeros(place.shape)  # still in, with which amount
+    for _ in range(2 * linear.shape[1]):
+        gain = linear - np.matmul(held[:, None, :], columns)[:, 0]
+        gain[solution > 0] = 0.0
+        best = np.argmax(gain, axis=1)
+        enters = gain[rows, best] > _PRECISION
+        if not enters.any():
             break
-        solution[rows, best] += step
-        gradient -= step[:, None] * quadratic[rows, best]
-    return np.where(solution > _PRECISION, solution, 0.0)
+        place = np.append(place, best[:, None], axis=1)
+        live = np.append(live, enters[:, None], axis=1)
+        held = np.append(held, np.zeros((len(rows), 1)), axis=1)
+        fresh = quadratic.column(candidates, candidates[rows, best])
+        columns = np.append(columns, fresh[:, None, :], axis=1)
+        gram = np.take_along_axis(columns, place[:, None, :], axis=2)  # (b, P, P)
+        live, held = _settle(gram, np.take_along_axis(linear, place, axis=1), live, held)
+        solution[:] = 0.0
+        np.add.at(solution, (rows[:, None], place), held)
+    return solution
 
 
-def _quadratic(texts: Doubles, apart: Doubles, decorrelation: float) -> Doubles:
-    """Q of the problem for texts (..., S, D): their Gram matrix plus the penalty on near-synonyms."""
-    gram: Doubles = np.matmul(texts, texts.swapaxes(-1, -2))
-    if decorrelation > 0:
-        gram += decorrelation * np.square(np.matmul(apart, apart.swapaxes(-1, -2)))
-    return gram
+def _settle(gram: Doubles, linear: Doubles, live: Mask, held: Doubles) -> tuple[Mask, Doubles]:
+    """Solve for the live amounts (b, P), walking there and dropping what reaches 0 until nothing would."""
+    identity = np.eye(gram.shape[1])
+    while True:
+        both = live[:, :, None] & live[:, None, :]
+        wanted: Doubles = np.linalg.solve(
+            np.where(both, gram, identity) + _RIDGE * identity, np.where(live, linear, 0.0)[:, :, None]
+        )[:, :, 0]
+        negative = live & (wanted <= 0)
+        if not negative.any():
+            return live, wanted
+        share = np.where(negative, 0.0, 1.0)  # of the way to what is wanted, until an amount is 0
+        np.divide(held, held - wanted, out=share, where=negative & (held > wanted))
+        step = share.min(axis=1, keepdims=True)
+        held = held + step * (wanted - held)
+        live = live & ~(negative & (share <= step))
+        held = np.where(live, held, 0.0)
 
 
 def _pair(targets: Floats, text_embeddings: Floats) -> tuple[Floats, Doubles]:
@@ -178,18 +227,12 @@ def _pair(targets: Floats, text_embeddings: Floats) -> tuple[Floats, Doubles]:
     return targets, unit_rows(texts).astype(np.float64)
 
 
-def _blocks(targets: Doubles) -> Iterator[tuple[slice, Doubles]]:
-    """Slices of at most _BLOCK rows and their targets, filled up with zeros to exactly _BLOCK."""
-    for start in range(0, len(targets), _BLOCK):
-        rows = slice(start, min(start + _BLOCK, len(targets)))
-        block = np.zeros((_BLOCK, targets.shape[1]))
-        block[: rows.stop - rows.start] = targets[rows]
-        yield rows, block
+def _best(scores: Floats | Doubles, count: int) -> Ids:
+    """Columns of the ``count`` highest scores of each row, highest first, ties by column.
 
-
-def _best(scores: Floats, count: int) -> Ids:
-    """Columns of the ``count`` highest scores of each row, highest first, ties by column."""
-    index: Ids = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    Scores that agree to six digits after the point count as ties, so that rounding does not order them.
+    """
+    index: Ids = np.argsort(-np.round(scores, 6), axis=1, kind="stable")[:, :count]
     return index
 
 
