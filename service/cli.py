@@ -29,7 +29,7 @@ def main() -> None:
     itself.
     """
     try:
-        app()
+        app(prog_name="textcam")
     except TextcamError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None

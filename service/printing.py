@@ -12,6 +12,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from service.wording import FindingRow, number, percent
 from store.errors import StorageFull, StorageUnavailable
 
@@ -27,6 +29,8 @@ def plain(value: Any) -> Any:
     """As JSON knows it: no NaN, no infinity, ids as integers, everything unknown as text."""
     if value is None or isinstance(value, str | bool | int):
         return value
+    if isinstance(value, np.generic):
+        return plain(value.item())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Decimal):
