@@ -28,7 +28,7 @@ Mask = NDArray[np.bool_]
 NO_TEXT = -1
 _BLOCK = 64  # targets solved together
 _WHOLE_GRAM = 4096  # up to this many texts Q may be made as a whole (134 MB)
-_COLUMNS_EACH = 16  # columns of Q that a target needs, about
+_WORTH_IT = 100  # texts whose columns cost as much as one target's own, about
 _FEWEST_TO_CENTRE = 3  # the mean of two texts is not what all texts share
 _PRECISION, _RIDGE = 1e-7, 1e-12
 
@@ -142,14 +142,15 @@ def select_texts(
 
 
 class Quadratic:
-    """Q of the problem over texts (T, D): their inner products plus the penalty on near-synonyms.
+    """Q of the problem over texts (T, D): inner products, plus ``decorrelation`` times squared cosines.
 
-    Made as a whole where ``expected`` targets make that worth it, otherwise column by column.
+    The cosines are those of ``apart`` (T, D), the texts without their mean, of unit length. Made as a whole
+    where ``expected`` targets make that worth it, otherwise column by column.
     """
 
     def __init__(self, texts: Doubles, apart: Doubles, decorrelation: float, expected: int) -> None:
         self._texts, self._apart, self._decorrelation = texts, apart, decorrelation
-        worth_it = len(texts) <= _WHOLE_GRAM and expected * _COLUMNS_EACH >= len(texts)
+        worth_it = len(texts) <= _WHOLE_GRAM and expected * _WORTH_IT >= len(texts)
         self._whole = self._between(texts, apart, texts.T, apart.T) if worth_it else None
 
     def column(self, rows: Ids, column: Ids) -> Doubles:
@@ -174,27 +175,35 @@ def minimise(quadratic: Quadratic, candidates: Ids, linear: Doubles) -> Doubles:
     in the text with the steepest gain and solves for all that it has; those that would turn negative leave.
     Few texts are ever taken in, so rounds are few, and only their columns of Q are needed.
     """
-    rows = np.arange(len(linear))
     solution = np.zeros_like(linear)
-    place = np.zeros((len(linear), 0), dtype=np.int64)  # (b, P) the texts taken in, by round
-    columns = np.zeros((len(linear), 0, linear.shape[1]))  # (b, P, S) their columns of Q
+    rows = np.arange(len(linear))  # that are not done
+    columns = np.zeros((len(rows), 8, linear.shape[1]))  # (b, P, S) of the texts taken in, by round
+    gram = np.zeros((len(rows), 8, 8))
+    place = np.zeros((len(rows), 8), dtype=np.int64)  # which texts
     live, held = np.zeros(place.shape, dtype=np.bool_), np.zeros(place.shape)  # still in, with which amount
-    for _ in range(2 * linear.shape[1]):
-        gain = linear - np.matmul(held[:, None, :], columns)[:, 0]
-        gain[solution > 0] = 0.0
+    for taken in range(2 * linear.shape[1]):
+        gain = linear[rows] - np.matmul(held[:, None, :taken], columns[:, :taken])[:, 0]
+        gain[solution[rows] > 0] = 0.0
         best = np.argmax(gain, axis=1)
-        enters = gain[rows, best] > _PRECISION
-        if not enters.any():
+        goes_on = gain[np.arange(len(rows)), best] > _PRECISION
+        if not goes_on.all():
+            rows, best = rows[goes_on], best[goes_on]
+            columns, gram, place, live, held = (one[goes_on] for one in (columns, gram, place, live, held))
+        if not len(rows):
             break
-        place = np.append(place, best[:, None], axis=1)
-        live = np.append(live, enters[:, None], axis=1)
-        held = np.append(held, np.zeros((len(rows), 1)), axis=1)
-        fresh = quadratic.column(candidates, candidates[rows, best])
-        columns = np.append(columns, fresh[:, None, :], axis=1)
-        gram = np.take_along_axis(columns, place[:, None, :], axis=2)  # (b, P, P)
-        live, held = _settle(gram, np.take_along_axis(linear, place, axis=1), live, held)
-        solution[:] = 0.0
-        np.add.at(solution, (rows[:, None], place), held)
+        if taken == place.shape[1]:
+            more = (0, taken)
+            place, live = np.pad(place, ((0, 0), more)), np.pad(live, ((0, 0), more))
+            held = np.pad(held, ((0, 0), more))
+            columns, gram = np.pad(columns, ((0, 0), more, (0, 0))), np.pad(gram, ((0, 0), more, more))
+        each, now = np.arange(len(rows)), taken + 1
+        place[:, taken], live[:, taken] = best, True
+        columns[:, taken] = quadratic.column(candidates[rows], candidates[rows, best])
+        gram[:, taken, :now] = gram[:, :now, taken] = columns[each, :now, best]
+        wanted = np.take_along_axis(linear[rows], place[:, :now], axis=1)
+        live[:, :now], held[:, :now] = _settle(gram[:, :now, :now], wanted, live[:, :now], held[:, :now])
+        solution[rows] = 0.0
+        np.add.at(solution, (rows[:, None], place[:, :now]), held[:, :now])
     return solution
 
 
@@ -203,9 +212,9 @@ def _settle(gram: Doubles, linear: Doubles, live: Mask, held: Doubles) -> tuple[
     identity = np.eye(gram.shape[1])
     while True:
         both = live[:, :, None] & live[:, None, :]
-        wanted: Doubles = np.linalg.solve(
-            np.where(both, gram, identity) + _RIDGE * identity, np.where(live, linear, 0.0)[:, :, None]
-        )[:, :, 0]
+        known = np.where(live, linear, 0.0)[:, :, None]
+        system = np.where(both, gram, identity) + _RIDGE * identity
+        wanted = np.asarray(np.linalg.solve(system, known)[:, :, 0], dtype=np.float64)
         negative = live & (wanted <= 0)
         if not negative.any():
             return live, wanted
