@@ -19,6 +19,7 @@ from store.reader import as_matrix, read_part
 from store.schema import WHOLE_MAP
 from store.writer import commit, write_part
 from textcam.cam import channel_contributions, group_maps, pool
+from textcam.explain import group_contributions
 from textcam.records import make_rows
 
 GROUP_MAPS = 4  # groups of an image whose maps are kept, those that contribute most
@@ -89,13 +90,12 @@ def draw_maps(bench: Bench, item: MapItem) -> PartRecord | None:
         ids = [ref.image_id for ref in batch.refs]
         class_ids = np.array([item.class_ids[one] for one in ids])
         pixels = stack(batch.for_classifier, size)
-        maps = bench.classifier.maps(pixels)[: len(ids)]  # (B, K, h, w)
         padded = np.concatenate([class_ids, np.zeros(len(pixels) - len(ids), class_ids.dtype)])
-        weights = bench.classifier.cam_weights(pixels, padded, method=bench.config.cam.method)[: len(ids)]
+        seen, weights = bench.classifier.forward_cam(pixels, padded, bench.config.cam.method, maps=True)
+        assert seen.maps is not None
+        maps, weights = seen.maps[: len(ids)], weights[: len(ids)]  # (B, K, h, w), (B, K)
         by_group = group_maps(maps, weights, group_of, groups)  # (B, G, h, w)
-        contributions = channel_contributions(weights, pool(maps))
-        share = np.zeros((len(ids), groups))
-        np.add.at(share.T, group_of, contributions.T)
+        share = group_contributions(channel_contributions(weights, pool(maps)), group_of, groups)
         for row, image_id in enumerate(ids):
             chosen = np.argsort(-share[row], kind="stable")[:GROUP_MAPS]
             rows.append((image_id, int(class_ids[row]), WHOLE_MAP, *quantise(by_group[row].sum(0))))
