@@ -4,13 +4,13 @@ import hashlib
 import json
 from functools import cached_property
 
-from pipelines.config import Config
+from pipelines.config import Config, ImagesSection
 from pipelines.images import DECODER
-from pipelines.sources import open_source
 from store.schema import Dims, Table, tables
 from store.storage import Storage, open_storage
 from textcam.classifier import TorchClassifier, load_classifier
 from textcam.encoder import ClipEncoder, load_encoder
+from textcam.source_images import root_of
 
 # Raised by a change that gives other numbers from the same inputs: old work is then done anew.
 METHOD = 1
@@ -44,9 +44,10 @@ class Bench:
         return load_encoder(section.model, weights=section.weights, device=self.config.run.device)
 
     @cached_property
-    def images(self) -> Storage:
-        """Where the images lie."""
-        return open_source(self.config.images)[0]
+    def sources(self) -> list[tuple[Storage, ImagesSection]]:
+        """Where the images lie, by number of the source. One that is gone shows when an image is read."""
+        sections = (self.config.images, *self.config.added)
+        return [(open_storage(root_of(one.uri)), one) for one in sections]
 
     @cached_property
     def store(self) -> Storage:

@@ -99,7 +99,8 @@ class ReportSection(Section):
 
 
 class RunSection(Section):
-    """How the work is spread. Changing any of this changes no result."""
+    """How the work is spread. Changing any of this changes no result, but for ``batch_size``: kernels may
+    round the last bits in another way, so a store remembers it."""
 
     executor: Literal["inline", "ray"] = "ray"
     address: str | None = None
@@ -119,6 +120,7 @@ class Config(Section):
     """The whole configuration. ``load_config`` makes one from a file."""
 
     images: ImagesSection
+    added: tuple[ImagesSection, ...] = Field(default=(), description="further images; see `textcam add`")
     classifier: ClassifierSection
     encoder: EncoderSection
     texts: TextsSection = TextsSection()
@@ -132,7 +134,8 @@ class Config(Section):
 
     def resolved(self) -> dict[str, Any]:
         """What a store remembers of its configuration: all that shapes results, nothing of how it was run."""
-        return self.model_dump(mode="json", exclude={"run", "store"})
+        how = set(RunSection.model_fields) - {"batch_size"}
+        return self.model_dump(mode="json", exclude={"run": how, "store": True})
 
 
 def load_config(path: str | Path) -> Config:
@@ -193,7 +196,7 @@ def _explain(problem: Any) -> str:
 
 def _keys_at(location: list[str]) -> list[str]:
     model: Any = Config
-    for part in location:
+    for part in (one for one in location if not one.isdecimal()):  # numbers are places in a list
         annotation = model.model_fields[part].annotation
         model = next(
             (one for one in (annotation, *get_args(annotation)) if hasattr(one, "model_fields")), model
@@ -222,6 +225,7 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
     update: dict[str, Any] = {
         "store": absolute(config.store),
         "images": config.images.model_copy(update={"uri": absolute(config.images.uri)}),
+        "added": tuple(one.model_copy(update={"uri": absolute(one.uri)}) for one in config.added),
         "classifier": config.classifier.model_copy(
             update={
                 "weights": weights(config.classifier.weights),

@@ -15,7 +15,7 @@ from pipelines.bench import Bench
 from pipelines.config import Config
 from pipelines.execute import worker_count
 from pipelines.extract import Batch, read_batches, stack
-from pipelines.images import ImagePlan, plan_shards
+from pipelines.images import ImagePlan, Shard, plan_shards
 from pipelines.labels import class_ids_of, read_aliases
 
 PROBE_IMAGES = 64
@@ -43,7 +43,7 @@ def plan(config: Config) -> PlanSummary:
 
     Raises what a run would raise before its first shard: SourceError, ModelError, ConfigError.
     """
-    listed = plan_shards(config.images, config.run.shard_size)
+    listed = plan_shards(config.images, config.run.shard_size, config.added)
     bench = Bench(config)
     aliases = read_aliases(config.classifier.class_names)
     bench.labels = class_ids_of(listed.labels, bench.classifier.class_names, aliases)
@@ -74,7 +74,7 @@ def probe(bench: Bench, listed: ImagePlan) -> tuple[dict[str, float], int, int]:
     """Seconds by step over a few images, how many were tried, and how many of them could not be used."""
     every = max(1, listed.rows.num_rows // PROBE_IMAGES)
     rows = listed.rows.take(list(range(0, listed.rows.num_rows, every))[:PROBE_IMAGES])
-    shard = next(ImagePlan(rows, PROBE_IMAGES).shards())
+    shard = Shard(0, rows, "probe")
     spent = {"read and decode": 0.0, "classifier": 0.0, "encoder": 0.0}
     size, failed = bench.config.run.batch_size, 0
 

@@ -19,6 +19,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.bench import Bench
@@ -81,7 +82,8 @@ class Batch:
 def shard_key(bench: Bench, shard: Shard) -> str:
     """The key of a shard's work: both models, its files, and what shapes the numbers."""
     config = bench.config
-    labels = sorted(bench.labels.items())
+    named = [one for one in pc.unique(shard.rows["label"]).to_pylist() if one is not None]
+    labels = sorted((label, bench.labels[label]) for label in named if label in bench.labels)
     return bench.key(
         shard.index,
         shard.digest,
@@ -132,8 +134,8 @@ def add_image(bench: Bench, ref: ImageRef, batch: Batch) -> None:
     """Read and decode one image into the batch, or note why that was not possible."""
     run, stage = bench.config.run, "read"
     try:
-        column = bench.config.images.bytes_column
-        data = read_image(bench.images, ref, bytes_column=column, max_bytes=run.max_bytes)
+        storage, section = bench.sources[ref.source]
+        data = read_image(storage, ref, bytes_column=section.bytes_column, max_bytes=run.max_bytes)
         stage = "decode"
         image = decode(data, max_pixels=run.max_pixels, where=ref.uri)
         stage = "prepare"

@@ -6,7 +6,7 @@ Pillow is the reference decoder. Limits on bytes and pixels are checked before a
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
 from pipelines.config import ImagesSection
-from pipelines.sources import LISTINGS, SUFFIXES, open_source
+from pipelines.sources import list_sources
 from store.errors import ImageError, SourceError, TextcamError
 from store.storage import Storage
 
@@ -25,7 +25,10 @@ DECODER = "pillow"  # part of the fingerprint of what was extracted
 
 @dataclass(frozen=True)
 class ImageRef:
-    """Where one image lies. ``label`` is what the source says (a folder or a column), not yet a class."""
+    """Where one image lies: ``path`` in the source of that number, of those that the configuration names.
+
+    ``label`` is what the source says (a folder or a column), not yet a class.
+    """
 
     image_id: int
     uri: str
@@ -34,6 +37,7 @@ class ImageRef:
     offset: int | None
     size: int | None
     row: int | None
+    source: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Shard:
 
     def refs(self) -> Iterator[ImageRef]:
         """Its images, in the order of the plan."""
-        names = ("image_id", "uri", "label", "path", "offset", "size", "row")
+        names = ("image_id", "uri", "label", "path", "offset", "size", "row", "source")
         for batch in self.rows.select(list(names)).to_batches():
             for values in zip(*(batch.column(name).to_pylist() for name in names), strict=True):
                 yield ImageRef(*values)
@@ -57,10 +61,9 @@ class Shard:
 
 @dataclass(frozen=True)
 class ImagePlan:
-    """All images of a run, sorted by URI, and how they are cut into shards."""
+    """All images of a run, sorted by URI, with the number of the shard that each is in."""
 
     rows: pa.Table
-    shard_size: int
 
     @property
     def fingerprint(self) -> str:
@@ -75,13 +78,16 @@ class ImagePlan:
         )
 
     def __len__(self) -> int:
-        return -(-self.rows.num_rows // self.shard_size)
+        return len(pc.unique(self.rows["shard"]))
 
     def shards(self) -> Iterator[Shard]:
-        """The shards, in order."""
-        for index in range(len(self)):
-            rows = self.rows.slice(index * self.shard_size, self.shard_size)
-            yield Shard(index, rows, _digest(rows))
+        """The shards, in order; within one, images are sorted by URI."""
+        order = np.argsort(self.rows["shard"].to_numpy(), kind="stable")
+        rows = self.rows.take(pa.array(order))
+        numbers, starts = np.unique(rows["shard"].to_numpy(), return_index=True)
+        for index, start, end in zip(numbers, starts, [*starts[1:], len(order)], strict=True):
+            mine = rows.slice(start, end - start)
+            yield Shard(int(index), mine, _digest(mine))
 
 
 def _digest(rows: pa.Table) -> str:
@@ -95,35 +101,35 @@ def _digest(rows: pa.Table) -> str:
 # --- planning -------------------------------------------------------------------------------------------
 
 
-def plan_shards(images: ImagesSection, shard_size: int) -> ImagePlan:
+def plan_shards(
+    images: ImagesSection,
+    shard_size: int,
+    added: Sequence[ImagesSection] = (),
+    frozen: pa.Table | None = None,
+) -> ImagePlan:
     """List the images, sort them by URI, and cut them into shards.
 
-    Raises SourceError if the source is missing or holds no image, or if two URIs share an id.
+    ``frozen`` (uri, shard) says where images are that have a shard already; the others are cut into new
+    shards with the numbers after these. Raises SourceError if a source is missing or holds no image, or if
+    two URIs share an id.
     """
-    storage, prefix = open_source(images)
-    entries = storage.scan(prefix)
-    rows = LISTINGS[images.format](storage, entries, images)
-    if rows.num_rows == 0:
-        raise SourceError(
-            f"No image was found (format: {images.format}).",
-            where=images.uri,
-            fix=f"Image files end in {', '.join(SUFFIXES)}; other layouts: images.format.",
-        )
-    rows = rows.sort_by("uri")
-    if images.limit is not None and images.limit < rows.num_rows:
-        rows = _spread(rows, images.limit)
+    rows = list_sources([images, *added]).sort_by("uri").combine_chunks()
     _check_ids(rows, images.uri)
-    if images.labels == "none":
-        rows = rows.set_column(
-            rows.schema.get_field_index("label"), "label", pa.nulls(rows.num_rows, pa.string())
-        )
-    return ImagePlan(rows.combine_chunks(), shard_size)
+    return cut(rows, shard_size, frozen)
 
 
-def _spread(rows: pa.Table, limit: int) -> pa.Table:
-    """``limit`` rows at equal steps, so that a limited run still meets every folder."""
-    keep = np.linspace(0, rows.num_rows - 1, limit).round().astype(np.int64)
-    return rows.take(pa.array(keep))
+def cut(rows: pa.Table, shard_size: int, frozen: pa.Table | None) -> ImagePlan:
+    """A plan of listed images, sorted by URI. ``frozen`` as in ``plan_shards``."""
+    numbers = np.full(rows.num_rows, -1, np.int64)
+    first = 0
+    if frozen is not None and frozen.num_rows:
+        place = pc.index_in(rows["uri"], value_set=frozen["uri"]).fill_null(-1).to_numpy()
+        shards = frozen["shard"].to_numpy()
+        numbers = np.where(place >= 0, shards[place], -1)
+        first = int(shards.max()) + 1
+    fresh = np.flatnonzero(numbers < 0)
+    numbers[fresh] = first + np.arange(len(fresh)) // shard_size
+    return ImagePlan(rows.append_column("shard", pa.array(numbers, pa.int32())))
 
 
 def _check_ids(rows: pa.Table, uri: str) -> None:

@@ -59,7 +59,7 @@ def precompute(config: Config, report: Report = lambda progress: None) -> RunSum
     """
     started = time.monotonic()
     report(Progress("plan", 0, 1))
-    plan = plan_shards(config.images, config.run.shard_size)
+    plan = plan_shards(config.images, config.run.shard_size, config.added)
     bench = Bench(config)
     aliases = read_aliases(config.classifier.class_names)
     labels = class_ids_of(plan.labels, bench.classifier.class_names, aliases)

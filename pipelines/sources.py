@@ -7,16 +7,19 @@ million files are never a million objects.
 import csv
 import io
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.config import ImagesSection
 from store.errors import SourceError
 from store.schema import stable_id
 from store.storage import Entry, Storage, open_storage
+from textcam.source_images import below, lies_in, namings, root_of
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -26,7 +29,6 @@ PLAN_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.int64()),
         pa.field("uri", pa.string()),
-        pa.field("folder", pa.string()),
         pa.field("label", pa.string()),
         pa.field("path", pa.string()),
         pa.field("offset", pa.int64()),
@@ -71,8 +73,7 @@ class _Rows:
         row: int | None = None,
         stamp: str = "",
     ) -> None:
-        folder = uri.rpartition("/")[0]
-        self._pending.append((stable_id(uri), uri, folder, label, path, offset, size, row, stamp))
+        self._pending.append((stable_id(uri), uri, label, path, offset, size, row, stamp))
         if len(self._pending) >= self._chunk:
             self._flush()
 
@@ -195,3 +196,70 @@ LISTINGS: dict[str, Callable[[Storage, Iterable[Entry], ImagesSection], pa.Table
     "parquet": _list_parquet,
     "csv": _list_csv,
 }
+
+
+# --- one source or several --------------------------------------------------------------------------------
+
+
+def list_sources(sections: Sequence[ImagesSection]) -> pa.Table:
+    """The images of all sources, with the number of its ``source``; one that is in several counts for the
+    first. URIs are named as ``namings`` says. Raises SourceError for a source without images.
+    """
+    whole = PLAN_SCHEMA.append(pa.field("source", pa.int32())).empty_table()
+    for at, section in enumerate(sections):
+        rows = named(list_source(section), at, [one.uri for one in sections])
+        known = pc.is_in(rows["uri"], value_set=whole["uri"])
+        whole = pa.concat_tables([whole, rows.filter(pc.invert(known))])
+    return whole
+
+
+def list_source(images: ImagesSection, prefix: str | None = None) -> pa.Table:
+    """The images of one source, sorted; URIs are its own paths. ``prefix``: those in this folder of it.
+
+    Raises SourceError if there is none.
+    """
+    storage, whole = open_source(images)
+    prefix = whole if prefix is None else prefix
+    rows = LISTINGS[images.format](storage, storage.scan(prefix), images).sort_by("uri")
+    if rows.num_rows == 0:
+        raise SourceError(
+            f"No image was found (format: {images.format}).",
+            where=f"{images.uri}/{prefix}".rstrip("/") if prefix != whole else images.uri,
+            fix=f"Image files end in {', '.join(SUFFIXES)}; other layouts: images.format.",
+        )
+    if images.limit is not None and images.limit < rows.num_rows:
+        rows = _spread(rows, images.limit)
+    if images.labels == "none":
+        none = pa.nulls(rows.num_rows, pa.string())
+        rows = rows.set_column(rows.schema.get_field_index("label"), "label", none)
+    return rows
+
+
+def _spread(rows: pa.Table, limit: int) -> pa.Table:
+    """``limit`` rows at equal steps, so that a limited run still meets every folder."""
+    keep = np.linspace(0, rows.num_rows - 1, limit).round().astype(np.int64)
+    return rows.take(pa.array(keep))
+
+
+def named(rows: pa.Table, at: int, uris: Sequence[str]) -> pa.Table:
+    """Rows of source number ``at`` of ``uris`` under the URIs that their images have in a store.
+
+    Where a source before it lies inside this one, its images keep the names that they have there.
+    """
+    rows = rows.append_column("source", pa.array(np.full(rows.num_rows, at), pa.int32()))
+    roots, names = [root_of(uri) for uri in uris], namings(uris)
+    inner = [
+        (below(roots[one], roots[at]) + "/", names[one])
+        for one in range(at)
+        if roots[one] != roots[at] and lies_in(roots[one], roots[at])
+    ]
+    if not names[at] and not inner:
+        return rows
+    made = [
+        next((name + uri[len(way) :] for way, name in inner if uri.startswith(way)), names[at] + uri)
+        for uri in rows["uri"].to_pylist()
+    ]
+    columns = {"uri": pa.array(made, pa.string()), "image_id": pa.array(map(stable_id, made), pa.int64())}
+    for name, values in columns.items():
+        rows = rows.set_column(rows.schema.get_field_index(name), name, values)
+    return rows

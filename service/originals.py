@@ -1,15 +1,17 @@
 """Opens the original images of a store again, from where its run took them. Loads no model."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from PIL import Image
 
 from pipelines.config import ImagesSection
-from pipelines.images import ImageRef, decode, plan_shards, read_image
-from pipelines.sources import open_source
+from pipelines.images import ImageRef, cut, decode, read_image
+from pipelines.sources import list_source, named, open_source
 from store.errors import ImageError
 from store.schema import stable_id
 from store.storage import Storage
+from textcam.source_images import namings, places, sections_of
 
 _MAX_BYTES, _MAX_PIXELS = 200_000_000, 100_000_000
 
@@ -20,26 +22,36 @@ class Originals:
     Raises ImageError or SourceError where the image, or the place it came from, is gone.
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        self._section = ImagesSection.model_validate(config["images"])
-        self._storage: Storage | None = None
-        self._planned: dict[str, ImageRef] | None = None
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._sections = [ImagesSection.model_validate(one) for one in sections_of(config)]
+        self._uris = [one.uri for one in self._sections]
+        self._namings = namings(self._uris)
+        self._storages: dict[int, Storage] = {}
+        self._listed: dict[int, dict[str, ImageRef]] = {}
 
     def __call__(self, uri: str) -> Image.Image:
         """Read and decode one image."""
-        if self._storage is None:
-            self._storage = open_source(self._section)[0]
+        ref = self._find(uri)
+        section = self._sections[ref.source]
+        if ref.source not in self._storages:
+            self._storages[ref.source] = open_source(section)[0]
         data = read_image(
-            self._storage, self._find(uri), bytes_column=self._section.bytes_column, max_bytes=_MAX_BYTES
+            self._storages[ref.source], ref, bytes_column=section.bytes_column, max_bytes=_MAX_BYTES
         )
         return decode(data, max_pixels=_MAX_PIXELS, where=uri)
 
     def _find(self, uri: str) -> ImageRef:
-        if self._section.format in ("folder", "csv"):
-            return ImageRef(stable_id(uri), uri, None, uri, None, None, None)
-        if self._planned is None:  # members of tars and rows of Parquet files are found by listing them once
-            plan = plan_shards(self._section, shard_size=1 << 20)
-            self._planned = {ref.uri: ref for shard in plan.shards() for ref in shard.refs()}
-        if uri not in self._planned:
-            raise ImageError("The image is no longer in its source.", where=f"{self._section.uri}/{uri}")
-        return self._planned[uri]
+        for source, path in places(uri, self._namings):
+            if self._sections[source].format in ("folder", "csv"):
+                return ImageRef(stable_id(uri), uri, None, path, None, None, None, source)
+            if uri in self._members(source):
+                return self._members(source)[uri]
+        raise ImageError("The image is no longer in its source.", where=f"{self._uris[0]}/{uri}")
+
+    def _members(self, source: int) -> dict[str, ImageRef]:
+        """Members of tars and rows of Parquet files by URI, found by listing them once."""
+        if source not in self._listed:
+            rows = named(list_source(self._sections[source]), source, self._uris)
+            shards = cut(rows, max(1, rows.num_rows), None).shards()
+            self._listed[source] = {ref.uri: ref for shard in shards for ref in shard.refs()}
+        return self._listed[source]

@@ -55,7 +55,7 @@ class Query:
         device: str = "cpu",
     ) -> None:
         self.snapshot = snapshot
-        self.open_original = open_original or SourceImages(self.config.get("images", {}))
+        self.open_original = open_original or SourceImages(self.config)
         settings = {**_DEFAULT_WORDS, **self.config.get("words", {})}
         self._catalogue = Catalogue(snapshot, settings["form"], centre=bool(settings.get("centre", False)))
         self._explainer = Explainer(self._catalogue, settings)

@@ -1,6 +1,7 @@
 """Opens images: files, and the originals of a store where its run found them. Loads no model."""
 
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,28 +15,73 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+def root_of(uri: str) -> str:
+    """The folder that paths of a source are relative to: the source itself, or that of a list or archive."""
+    is_file = uri.lower().endswith((".csv", ".tar", ".parquet"))
+    return (uri.rpartition("/")[0] if is_file else uri.rstrip("/")) or "/"
+
+
+def namings(uris: Sequence[str]) -> list[str]:
+    """What stands before a path of each source to make it the image's URI in the store.
+
+    Nothing for the first source: its URIs are relative. A source whose root lies in that of an earlier one is
+    named by its place there, so that a file has one URI however it is listed; any other one by its whole
+    root.
+    """
+    made: dict[str, str] = {}  # by root, in order
+    for root in map(root_of, uris):
+        inside = [naming + below(root, above) for above, naming in made.items() if lies_in(root, above)]
+        whole = inside[0] if inside else root if made else ""
+        made.setdefault(root, f"{whole}/" if whole and not whole.endswith("/") else whole)
+    return [made[root_of(uri)] for uri in uris]
+
+
+def lies_in(root: str, above: str) -> bool:
+    """Whether a folder is another one or lies in it."""
+    return root == above or root.startswith(f"{above.rstrip('/')}/")
+
+
+def below(root: str, above: str) -> str:
+    """The way from a folder down to one that lies in it."""
+    return root.removeprefix(above).strip("/")
+
+
+def places(uri: str, names: Sequence[str]) -> list[tuple[int, str]]:
+    """Where an image may lie: (number of the source, path in it), the most particular source first."""
+    fitting = [at for at in range(len(names)) if uri.startswith(names[at])]
+    return [(at, uri[len(names[at]) :]) for at in sorted(fitting, key=lambda at: -len(names[at]))]
+
+
+def sections_of(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The sections of a store's configuration that say where its images come from."""
+    return [config["images"], *config.get("added", ())] if "images" in config else []
+
+
 class SourceImages:
     """Callable: an image's URI as the store has it -> the image, upright, RGB.
 
-    ``section`` is ``images`` of the store's configuration; folders and lists of files only. Raises
-    ImageError where the image is gone or damaged, QueryError for other layouts.
+    ``config`` is the store's configuration; folders and lists of files only. Raises ImageError where the
+    image is gone or damaged, QueryError for other layouts.
     """
 
-    def __init__(self, section: dict[str, Any]) -> None:
-        self._section = section
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._sections = [one for one in sections_of(config) if "uri" in one]
+        self._namings = namings([one["uri"] for one in self._sections])
 
     def __call__(self, uri: str) -> "Image":
         """The original at this URI."""
-        section = self._section
+        found = places(uri, self._namings)
+        section, path = (self._sections[found[0][0]], found[0][1]) if found else ({}, uri)
         if section.get("format", "folder") not in ("folder", "csv") or "uri" not in section:
             raise QueryError(
                 "Images inside archives are not opened here.",
                 where=uri,
                 fix="Give the image's own file instead.",
             )
-        where = f"{section['uri']}/{uri}"
+        root = root_of(section["uri"])
+        where = f"{root}/{path}"
         try:
-            return decode(open_storage(section["uri"]).read(uri), where)
+            return decode(open_storage(root).read(path), where)
         except FileNotFoundError:
             raise ImageError("The image is no longer where the run found it.", where=where) from None
         except ImageError:
