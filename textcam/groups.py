@@ -13,7 +13,8 @@ from sklearn.cluster import AgglomerativeClustering, KMeans
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from store.errors import ConfigError
-from textcam.arrays import Doubles, Floats, as_floats, check_finite, check_shape, unit_rows
+from textcam.arrays import Doubles, Floats, as_floats, check_finite, unit_rows
+from textcam.cam import membership
 
 GroupIds = NDArray[np.int32]
 Method = Literal["kmeans", "agglomerative"]
@@ -92,11 +93,12 @@ def group_directions(
 ) -> Floats:
     """Unit directions (G, D): each group's sum of channel directions, ``weights`` (K,) times each."""
     directions = as_floats("directions", directions, (None, None))
-    check_shape("group_of", np.asarray(group_of), (len(directions),))
+    member = membership(group_of, len(directions), groups).astype(np.float64)
     amount = np.ones(len(directions)) if weights is None else as_floats("weights", weights, group_of.shape)
-    total = np.zeros((groups, directions.shape[1]))
-    np.add.at(total, group_of, amount[:, None] * directions.astype(np.float64))
-    return unit_rows(total)
+    total = (member * amount[:, None]).T @ directions.astype(np.float64)
+    # What cancels leaves rounding behind, which must not become a direction.
+    size = (member * np.abs(amount)[:, None]).sum(axis=0)
+    return unit_rows(np.where(np.linalg.norm(total, axis=1) > 1e-9 * size, total.T, 0.0).T)
 
 
 def greedy_groups(contributions: Floats, directions: Floats, *, groups: int) -> list[NDArray[np.int64]]:
