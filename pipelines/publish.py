@@ -13,9 +13,9 @@ from pipelines.extract import Batch, ShardRecord, add_image, stack
 from pipelines.findings import read_rows
 from pipelines.images import ImagePlan, Shard
 from pipelines.ledger import File, read_arrays
-from store.index import write_index
+from store.index import INDEXED, index_table
 from store.manifest import IndexRecord, Manifest, PartRecord, read_manifest, snapshots
-from store.reader import as_matrix, read_part
+from store.reader import Snapshot
 from store.schema import WHOLE_MAP
 from store.writer import commit, write_part
 from textcam.cam import channel_contributions, group_maps, pool
@@ -129,24 +129,6 @@ def quantise(saliency: NDArray[np.float32]) -> tuple[NDArray[np.uint8], float]:
 
 # --- indexes and commit ---------------------------------------------------------------------------------
 
-INDEXED = {"texts": "embedding", "channels": "direction", "groups": "direction", "embeddings": "embedding"}
-
-
-def build_indexes(bench: Bench, parts: Sequence[PartRecord]) -> list[IndexRecord]:
-    """One vector index per indexed table, over unit vectors."""
-    made = []
-    for name, column in INDEXED.items():
-        mine = [part for part in parts if part.table == name]
-        if not mine:
-            continue
-        key = bench.tables[name].key[0]
-        pieces = [read_part(bench.store, part, [key, column]) for part in mine]
-        ids = np.concatenate([piece[key].to_numpy() for piece in pieces]).astype(np.int64)
-        vectors = np.concatenate([as_matrix(piece[column].combine_chunks()) for piece in pieces])
-        order = np.argsort(ids)
-        made.append(write_index(bench.store, name, mine, ids[order], vectors[order]))
-    return made
-
 
 def publish(bench: Bench, fingerprints: dict[str, str], parts: Sequence[PartRecord]) -> Manifest:
     """Commit a snapshot of these parts; the newest one is kept if it already says the same.
@@ -155,7 +137,7 @@ def publish(bench: Bench, fingerprints: dict[str, str], parts: Sequence[PartReco
     """
     numbers = snapshots(bench.store)
     newest = read_manifest(bench.store, numbers[-1]) if numbers else None
-    manifest = Manifest(
+    bare = Manifest(
         snapshot=newest.snapshot + 1 if newest else 1,
         parent=newest.snapshot if newest else None,
         dims=bench.dims,
@@ -166,11 +148,18 @@ def publish(bench: Bench, fingerprints: dict[str, str], parts: Sequence[PartReco
             "view_share": bench.classifier.view_share,
         },
         parts=tuple(parts),
-        indexes=tuple(build_indexes(bench, parts)),
     )
-    if (
-        newest
-        and replace(manifest, snapshot=newest.snapshot, parent=newest.parent).to_json() == newest.to_json()
-    ):
+    made = replace(bare, indexes=build_indexes(Snapshot(bench.store, bare), newest))
+    if newest and replace(made, snapshot=newest.snapshot, parent=newest.parent).to_json() == newest.to_json():
         return newest
-    return commit(bench.store, manifest)
+    return commit(bench.store, made)
+
+
+def build_indexes(snapshot: Snapshot, newest: Manifest | None) -> tuple[IndexRecord, ...]:
+    """One vector index for each indexed table that has rows; those of unchanged tables are taken over."""
+    made = []
+    for table in INDEXED:
+        known = newest.index_of(table) if newest and newest.of(table) == snapshot.parts(table) else None
+        if snapshot.count(table):
+            made.append(known or index_table(snapshot, table))
+    return tuple(made)
