@@ -104,13 +104,13 @@ def _container_limit() -> int | None:
 
 def _gpu() -> Check:
     try:
-        import torch
+        from textcam.device import gpus
     except ImportError:
         return Check("gpu", False, "torch is not installed")
-    if not torch.cuda.is_available():
+    found = gpus()
+    if not found:
         return Check("gpu", False, "none that torch can use; models run on the CPU")
-    names = [torch.cuda.get_device_properties(at) for at in range(torch.cuda.device_count())]
-    return Check("gpu", True, ", ".join(f"{one.name} ({byte_count(one.total_memory)})" for one in names))
+    return Check("gpu", True, ", ".join(f"{name} ({byte_count(memory)})" for name, memory in found))
 
 
 def _write_speed(folder: Path) -> Check:

@@ -18,3 +18,9 @@ def choose_device(device: str) -> str:
             fix="use auto, cpu or cuda",
         ) from error
     return device
+
+
+def gpus() -> list[tuple[str, int]]:
+    """Name and memory in bytes of each GPU that torch can use."""
+    found = [torch.cuda.get_device_properties(at) for at in range(torch.cuda.device_count())]
+    return [(one.name, int(one.total_memory)) for one in found]
