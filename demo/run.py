@@ -1,13 +1,14 @@
 """The demo: render scenes, explain a clean and a biased classifier, and show what each looks for.
 
-Everything is real: images on disk, the models' files, Ray, a store each. The probe images that are explained carry no
-bias of their own; a second probe that does carry the training bias shows both models side by side, so that nobody takes
-what goes together in the data for what a model uses.
+Everything is real: images on disk, the models' files, Ray, a store each. The probe images that are explained
+carry no bias of their own; a second probe that does carry the training bias shows both models side by side, so
+that nobody takes what goes together in the data for what a model uses.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -41,8 +42,8 @@ def main(
 ) -> DemoResult:
     """Make the demo's folder. What is already there is kept: a second call only does what is missing.
 
-    ``out`` then holds ``clean.yaml``, ``biased.yaml`` (the configurations), the stores ``clean/`` and ``biased/``, the
-    same for the confounded probe, ``truth.json``, the images, and ``report/index.html``.
+    ``out`` then holds ``clean.yaml``, ``biased.yaml`` (the configurations), the stores ``clean/`` and
+    ``biased/``, the same for the confounded probe, ``truth.json``, the images, and ``report/index.html``.
     """
     started = time.monotonic()
     out = out.resolve()
@@ -65,9 +66,7 @@ def main(
                 name = model if probe == "unbiased" else f"{model}-{probe}"
                 path = write_config(out, name, model, probe)
                 stores[name] = out / name
-                summaries.append(
-                    precompute(load_config(path), lambda progress, name=name: report(name, progress))
-                )
+                summaries.append(precompute(load_config(path), partial(report, name)))
     page = write_report(
         stores["biased"],
         out / "report",

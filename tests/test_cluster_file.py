@@ -20,7 +20,8 @@ def test_the_head_does_no_work_and_workers_may_vanish() -> None:
     types = CLUSTER["available_node_types"]
     assert types[CLUSTER["head_node_type"]]["resources"] == {"CPU": 0}
     markets = {
-        name: kind["node_config"].get("InstanceMarketOptions", {}).get("MarketType") for name, kind in types.items()
+        name: kind["node_config"].get("InstanceMarketOptions", {}).get("MarketType")
+        for name, kind in types.items()
     }
     assert markets == {"head": None, "gpu_spot": "spot", "gpu_on_demand": None, "decode": None}
     assert sum(kind.get("max_workers", 0) for kind in types.values()) >= CLUSTER["max_workers"]
