@@ -1,8 +1,8 @@
 """The demo: render scenes, explain a clean and a biased classifier, and show what each looks for.
 
 Everything is real: images on disk, the models' files, Ray, a store each. The probe images that are explained
-carry no bias of their own; a second probe that does carry the training bias shows both models side by side, so
-that nobody takes what goes together in the data for what a model uses.
+carry no bias of their own; a second probe that does carry the training bias shows both models side by side,
+so that nobody takes what goes together in the data for what a model uses.
 """
 
 import time

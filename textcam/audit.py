@@ -227,8 +227,8 @@ def find_shortcuts(
 
 
 def supported(findings: Sequence[Finding], least: int = LEAST_IMAGES) -> list[Finding]:
-    """Those findings whose concept at least ``least`` images show, ranked anew: a word that hardly any image of
-    the class shows is a poor word for its evidence, not a shortcut in these data."""
+    """Those findings whose concept at least ``least`` images show, ranked anew: a word that hardly any image
+    of the class shows is a poor word for its evidence, not a shortcut in these data."""
     kept = [finding for finding in findings if finding.n_with >= least]
     return [replace(finding, rank=rank) for rank, finding in enumerate(kept, start=1)]
 
