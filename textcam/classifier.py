@@ -237,10 +237,11 @@ def load_classifier(
     file with one name a line, or a .csv with a column ``name``. ``device``: "cpu", "cuda", "cuda:1" ... or
     "auto". Raises ModelError with what, where and how to fix it.
     """
+    device = choose_device(device)
     network = build_network(model, weights=weights, options=options, preprocess=preprocess, seed=seed)
     target = find_target(network.module, network.preprocess.size, layer)
     names = class_names_of(class_names, network.class_names, target.classes)
-    return TorchClassifier(model, network.module, network.preprocess, target, names, choose_device(device))
+    return TorchClassifier(model, network.module, network.preprocess, target, names, device)
 
 
 def _array(tensor: torch.Tensor) -> Floats:

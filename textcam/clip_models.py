@@ -158,11 +158,12 @@ def _with_parts(name: str, model: Any, overrides: dict[str, Any]) -> ClipParts:
         transform = build_transform(**(known | overrides))
     else:
         transform = image_transform_v2(config, is_train=False)
-    context = int(getattr(model, "context_length", 0) or model.text.context_length)
-    return ClipParts(model, split(transform, name), _tokenizer(name, context), context)
+    context = getattr(model, "context_length", None) or getattr(model.text, "context_length", None)
+    tokenizer = _tokenizer(name, context)
+    return ClipParts(model, split(transform, name), tokenizer, int(context or tokenizer.context_length))
 
 
-def _tokenizer(name: str, context_length: int) -> Any:
+def _tokenizer(name: str, context_length: int | None) -> Any:
     merges = Path(name.removeprefix(FOLDER)) / MERGES
     if name.startswith(FOLDER) and merges.is_file():
         return open_clip.SimpleTokenizer(bpe_path=str(merges), context_length=context_length)

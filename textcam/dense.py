@@ -25,8 +25,11 @@ def dense_path(visual: nn.Module, size: tuple[int, int]) -> DensePath | None:
     """From inputs (B, 3, H, W) to dense features (B, D, h, w), not normalised; None if there are none."""
     if isinstance(visual, ModifiedResNet) and isinstance(visual.attnpool, AttentionPool2d):
         return lambda inputs: _modified_resnet(visual, inputs)
-    if isinstance(visual, VisionTransformer) and _is_plain(visual):
-        return lambda inputs: _vision_transformer(visual, inputs)
+    if isinstance(visual, VisionTransformer) and not visual.final_ln_after_pool:
+        if visual.attn_pool is None and visual.pool_type in ("tok", "avg"):
+            return lambda inputs: _vision_transformer(visual, inputs)
+        if visual.attn_pool is not None and visual.attn_pool_contrastive is None:
+            return lambda inputs: _attention_pooled(visual, inputs)
     if isinstance(visual, TimmModel) and not hasattr(visual.head, "pool"):
         return _timm_path(visual, size)
     return None
@@ -38,11 +41,6 @@ def _modified_resnet(visual: Any, inputs: Tensor) -> Tensor:
     pool = visual.attnpool
     cells = maps.flatten(2).transpose(1, 2) + pool.positional_embedding[1:].to(maps.dtype)  # (B, h*w, K)
     return _as_map(pool.c_proj(pool.v_proj(cells)), maps.shape[2], maps.shape[3])
-
-
-def _is_plain(visual: Any) -> bool:
-    """Whether the tower reads its class token or the mean of its tokens after the final norm."""
-    return visual.attn_pool is None and visual.pool_type in ("tok", "avg") and not visual.final_ln_after_pool
 
 
 def _vision_transformer(visual: Any, inputs: Tensor) -> Tensor:
@@ -58,6 +56,15 @@ def _vision_transformer(visual: Any, inputs: Tensor) -> Tensor:
         tokens = tokens @ visual.proj
     height, width = visual.grid_size
     return _as_map(tokens, height, width)
+
+
+def _attention_pooled(visual: Any, inputs: Tensor) -> Tensor:
+    """open_clip's ViT with attention pooling (CoCa): each token pooled alone, the same for all queries."""
+    _, after = _around(visual, visual.transformer.resblocks[-1], inputs)
+    tokens = (after if visual.transformer.batch_first else after.transpose(0, 1))[:, 1:]
+    pooled = visual.ln_post(visual.attn_pool(tokens.reshape(-1, 1, tokens.shape[-1]))[:, 0])
+    pooled = pooled @ visual.proj if visual.proj is not None else pooled
+    return _as_map(pooled.reshape(len(tokens), tokens.shape[1], -1), *visual.grid_size)
 
 
 def _attention_alone(block: Any, tokens: Tensor) -> Tensor:

@@ -152,8 +152,9 @@ def load_encoder(
     open_clip or the function; ``preprocess`` overrides size, mean, std, interpolation and crop. Raises
     ModelError with what, where and how to fix it.
     """
+    device = choose_device(device)
     parts = build_clip(model, weights=weights, options=options, preprocess=preprocess, seed=seed)
-    return ClipEncoder(model, parts, choose_device(device))
+    return ClipEncoder(model, parts, device)
 
 
 def _vocabulary(tokenizer: Any) -> str:

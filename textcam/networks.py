@@ -7,7 +7,7 @@ file, or random from a seed. Nothing is downloaded unless the library's own weig
 
 import ast
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from textcam.user_code import PREFIX, call_user_function
 from textcam.weights import check_finite, load_into
 
 RANDOM = "random"
+TAGS = "IMAGENET1K_"  # torchvision's names of the weights that it offers for a model
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,11 @@ def build_network(
 ) -> Network:
     """Build the network of ``model``.
 
-    ``weights``: None for the library's pretrained ones, a file, or "random" (drawn from ``seed``; everything
-    that depends only on shapes is then right). ``options`` are passed to the library or function; they may
-    also be written behind the name, as in ``timm:NAME?pad_type=same``. ``preprocess`` overrides size, mean,
-    std, interpolation and crop (the part of the resized image's side that is kept). Raises ModelError.
+    ``weights``: None for the library's pretrained ones (torchvision: its newest, or by a name such as
+    IMAGENET1K_V1), a file, or "random", drawn from ``seed`` to try shapes. ``options`` are passed to the
+    library or function; they may also be written behind the name, as in ``timm:NAME?pad_type=same``.
+    ``preprocess`` overrides size, mean, std, interpolation and crop (the part of the resized image's side
+    that is kept). Raises ModelError.
     """
     model, options = _options_of(model, dict(options or {}))
     overrides = check_overrides(preprocess)
@@ -63,7 +65,7 @@ def build_network(
         module, transform, names = builders[source](name, weights, options, overrides)
         if weights == RANDOM:
             _draw_zeros(module)
-    if weights not in (None, RANDOM):
+    if weights not in (None, RANDOM) and not (source == "torchvision" and weights.startswith(TAGS)):
         load_into(module, weights)
     module = module.to(torch.float32).eval().requires_grad_(False)
     check_finite(module, model)
@@ -117,14 +119,11 @@ def _from_torchvision(
 
     if name not in models.list_models(module=models):
         raise _unknown_name("torchvision", name, models.list_models(module=models))
-    default = models.get_model_weights(name).DEFAULT
-    chosen = default if weights is None else None
-    module = _construct(
-        f"torchvision:{name}",
-        lambda: models.get_model(name, weights=chosen, **options),
-        offline=weights is None,
-    )
-    preset = default.transforms()
+    entries = models.get_model_weights(name)
+    entry = entries[weights] if weights in entries.__members__ else entries.DEFAULT
+    chosen = entry if weights is None or weights in entries.__members__ else None
+    module = _construct(f"torchvision:{name}", lambda: models.get_model(name, weights=chosen, **options))
+    preset = entry.transforms()
     if overrides:
         known = {
             "size": preset.crop_size[0],
@@ -133,8 +132,8 @@ def _from_torchvision(
             "interpolation": preset.interpolation.value,
             "crop": preset.crop_size[0] / preset.resize_size[0],
         }
-        return module, build_transform(**(known | overrides)), tuple(default.meta["categories"])
-    return module, preset, tuple(default.meta["categories"])
+        return module, build_transform(**(known | overrides)), tuple(entry.meta["categories"])
+    return module, preset, tuple(entry.meta["categories"])
 
 
 def _from_function(
@@ -162,7 +161,7 @@ def _from_function(
     return module, transform, tuple(str(each) for each in names) if isinstance(names, Iterable) else None
 
 
-def _construct(model: str, build: Any, offline: bool = True) -> nn.Module:
+def _construct(model: str, build: Callable[[], Any]) -> nn.Module:
     """Call the library; its many errors become one that says whether a download or an option was at fault."""
     try:
         module = build()

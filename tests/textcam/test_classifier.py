@@ -270,6 +270,23 @@ def test_a_users_module_with_a_wrong_layer_then_the_right_one(tmp_path, monkeypa
     assert load_classifier("python:my_birds:bare", preprocess=SMALL).input_size == (64, 64)
 
 
+def test_the_names_of_torchvisions_weights_choose_weights_and_preprocessing(monkeypatch):
+    asked = []
+
+    def no_network(url, *arguments, **keywords):
+        asked.append(url)
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
+    for weights in (None, "IMAGENET1K_V1"):
+        with pytest.raises(ModelError, match="cannot be built: OSError: no network"):
+            load_classifier("torchvision:regnet_x_400mf", weights=weights)
+    assert asked == [
+        models.RegNet_X_400MF_Weights.IMAGENET1K_V2.url,
+        models.RegNet_X_400MF_Weights.IMAGENET1K_V1.url,
+    ]
+
+
 def test_requests_that_cannot_be_met_are_refused():
     with pytest.raises(ModelError, match="timm has no model 'resnet_18'") as error:
         load("timm:resnet_18")

@@ -70,6 +70,16 @@ def test_a_vits_value_path(tmp_path, name):
     assert torch.allclose(cells(features), value_path_by_hand(visual, inputs), atol=1e-5)
 
 
+@torch.no_grad()
+def test_an_attention_poolers_value_path(tmp_path):
+    visual, dense, inputs = tower(tmp_path, "attention pooler")
+    tokens = visual.transformer(visual._embeds(inputs))[:, 1:]
+    attn = visual.attn_pool.attn
+    values = linear(visual.attn_pool.ln_k(tokens), attn.v_proj_weight, attn.in_proj_bias[2 * D :])
+    expected = visual.ln_post(attn.out_proj(values)) @ visual.proj
+    assert torch.allclose(cells(dense(inputs)), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["vit, tokens averaged", "timm convolutional"])
 @torch.no_grad()
 def test_where_cells_are_averaged_the_mean_of_the_features_is_the_embedding(tmp_path, name):
