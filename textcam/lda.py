@@ -55,7 +55,7 @@ def fit_directions(
     shrinkage: Shrinkage,
     positive_counts: NDArray[np.integer] | None = None,
     negative_counts: NDArray[np.integer] | None = None,
-    block: int = 4,
+    block: int = 8,
     threads: int = 1,
 ) -> ChannelDirections:
     """Directions from the embeddings of ``positives`` (K, M, D) and ``negatives`` (K, M', D).
@@ -84,7 +84,7 @@ def fit_directions_indexed(
     negative_rows: NDArray[np.integer],
     *,
     shrinkage: Shrinkage,
-    block: int = 4,
+    block: int = 8,
     threads: int = 1,
 ) -> ChannelDirections:
     """``fit_directions`` on rows of one matrix ``embeddings`` (N, D), which may be float16 or a memory map.

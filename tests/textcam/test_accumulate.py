@@ -325,3 +325,27 @@ def test_moments_of_other_sizes_are_refused():
         Moments(2, 3).merge(Moments(3, 2))
     with pytest.raises(ConfigError, match="embeddings has shape"):
         Moments(2, 3).update(np.zeros((5, 2)), np.zeros((4, 3)))
+
+
+def test_saved_moments_are_narrow_and_go_on():
+    pooled, embeddings = world(images=503)
+    made = Moments(5, 7)
+    made.update(pooled[:100], embeddings[:100])
+    arrays = made.to_arrays()
+    assert arrays["cross_high"].dtype == np.int8
+    assert arrays["cross_low"].dtype == np.uint32
+    again, whole = Moments.from_arrays(arrays), Moments(5, 7)
+    again.update(pooled[100:], embeddings[100:])
+    whole.update(pooled, embeddings)
+    assert_same_arrays(again.to_arrays(), whole.to_arrays())
+
+
+def test_sums_of_many_images_outgrow_one_byte_and_come_back():
+    made = Moments(1, 1)
+    for _ in range(300):
+        made.update(np.full((500, 1), 60000.0), np.ones((500, 1)))
+    arrays = made.to_arrays()
+    assert arrays["activation_squared_high"].dtype == np.int64
+    assert arrays["activation_high"].dtype == np.int32
+    assert Moments.from_arrays(arrays).mean.tolist() == [60000.0]
+    assert Moments.from_arrays(arrays).variance.tolist() == [0.0]
