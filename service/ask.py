@@ -48,7 +48,7 @@ def explain(
     Example: textcam explain runs/birds photo.jpg --class heron --out overlays
     """
     from service.originals import Originals
-    from service.overlays import write_overlays
+    from service.overlays import stem_of, write_overlays
     from service.printing import explanation_lines, explanation_record, print_json
     from store.reader import Snapshot
     from textcam.query import Query
@@ -58,11 +58,11 @@ def explain(
     query = Query(opened, lambda uri: originals()(uri))
     if class_name is not None:
         query.class_id(class_name)  # a wrong name is one error, not one for each image
-    records, failure = [], 0
+    records, failure, taken = [], 0, set[str]()
     for name in images:
         try:
             found = _explain_one(query, name, class_name, top, maps=out is not None)
-            files = [] if out is None else write_overlays(found, name, out, top)
+            files = [] if out is None else write_overlays(found, stem_of(name, taken), out, top)
         except TextcamError as error:  # one bad image does not cost its neighbours their answers
             print(f"error: {error}", file=sys.stderr)
             failure = failure or error.exit_code

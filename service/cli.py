@@ -59,7 +59,7 @@ def demo(
         made = run_demo(out, display.named)
     for model in ("clean", "biased"):
         print("\n".join(model_lines(Query.open(made.stores[model]), f"The {model} model")))
-    print(f"{made.images} explanations of images in {made.seconds:.0f} s. Open the report: {made.report}")
+    print(f"{made.images} images explained in {made.seconds:.0f} s. Open the report: {made.report}")
     biased = made.stores["biased"]
     print(f"next: textcam audit {biased}\n      textcam search {biased} watermark --in classes")
 

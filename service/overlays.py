@@ -1,5 +1,6 @@
 """Maps drawn over what the classifier saw, as files that say image, class and group in their names."""
 
+import math
 import re
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from textcam.arrays import Floats
 SIDE = 384  # pixels of a picture's long side
 
 
-def write_overlays(explanation: Explanation, name: str, folder: Path, groups: int) -> list[Path]:
+def write_overlays(explanation: Explanation, stem: str, folder: Path, groups: int) -> list[Path]:
     """The whole map and those of the first ``groups`` groups that speak for the class, as PNG in ``folder``.
 
     Nothing where the explanation has no maps. Raises StorageUnavailable.
@@ -23,17 +24,19 @@ def write_overlays(explanation: Explanation, name: str, folder: Path, groups: in
     whole, by_group, view = explanation.saliency_map, explanation.group_maps, explanation.view
     if whole is None or by_group is None or view is None:
         return []
-    stem = f"{_slug(name)}--{_slug(explanation.class_name)}"
+    stem = f"{stem}--{_slug(explanation.class_name)}"
     drawn = {f"{stem}--all.png": whole}
     for group, one in zip(explanation.groups[:groups], by_group[:groups], strict=True):
         if group.contribution > 0:
             word = f"-{_slug(group.words[0].text)}" if group.words else ""
             drawn[f"{stem}--group-{group.group_id:03d}{word}.png"] = one
-    image = Image.fromarray(view)
+    image, strongest = Image.fromarray(view), max(1e-30, *(float(one.max()) for one in drawn.values()))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, one in drawn.items():
-            draw_map(image, _levels(one), SIDE).save(folder / file)
+            # One scale for all maps of an image, rooted, as in the report: a weak group looks weak.
+            strength = math.sqrt(max(float(one.max()), 0.0) / strongest)
+            draw_map(image, _levels(one), strength, SIDE).save(folder / file)
     except OSError as error:
         raise StorageUnavailable(f"The pictures cannot be written: {error.strerror}.", where=folder) from None
     return [folder / file for file in drawn]
@@ -45,8 +48,18 @@ def _levels(saliency: Floats) -> NDArray[np.uint8]:
     return np.round(255 * positive / max(float(positive.max()), 1e-30)).astype(np.uint8)
 
 
-def _slug(name: str) -> str:
-    """A part of a file name: of a path its last two parts without suffix; letters of any script are kept."""
+def stem_of(name: str, taken: set[str]) -> str:
+    """What files about the image ``name`` begin with: its path's last two parts; adds itself to ``taken``."""
     path = Path(name)
-    said = "-".join([*path.parent.parts[-1:], path.stem]) if path.suffix else path.name
-    return re.sub(r"[^\w.]+", "-", said).strip("-.") or "image"
+    stem = first = _slug("-".join([*path.parent.parts[-1:], path.stem]))
+    number = 1
+    while stem in taken:
+        number += 1
+        stem = f"{first}-{number}"
+    taken.add(stem)
+    return stem
+
+
+def _slug(name: str) -> str:
+    """A part of a file name; letters of any script are kept."""
+    return re.sub(r"[^\w.]+", "-", name).strip("-.") or "x"

@@ -119,6 +119,8 @@ def _amount(name: str, value: Any) -> str:
         return number(value)
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_amount(key, one)}" for key, one in value.items()) or "none"
     if isinstance(value, list | tuple):
         return ", ".join(str(one) for one in value) or "none"
     return str(value)

@@ -29,13 +29,14 @@ def nearest(snapshot: Snapshot, catalogue: Catalogue, target: Floats, among: Amo
 def nearest_classes(catalogue: Catalogue, target: Floats, top: int) -> list[Match]:
     """Classes by how near the words of their images are to ``target`` (D,) (ours).
 
-    A word is as near as its cosine exceeds the mean of the whole bank, at least 0; a class's similarity is
-    the mean of its words', weighted by their shares of its evidence. So it tells what a class is seen by,
-    not what it is called, and holds for any head.
+    A word is as near as its cosine exceeds the mean of the whole bank, between 0 and, for the very text, 1; a
+    class's similarity is the mean of its words', weighted by their shares of its evidence. So it tells what
+    a class is seen by, not what it is called, and holds for any head.
     """
     texts = catalogue.texts
     cosine = texts.embeddings @ target  # (T,)
-    near = np.maximum(cosine - cosine.mean(), 0)
+    mean = float(cosine.mean())
+    near = np.clip((cosine - mean) / max(1 - mean, 1e-6), 0, 1)
     made = []
     for class_id, rows in catalogue.class_texts.items():
         shares = positive_shares(np.array([row["share"] for row in rows], np.float32))

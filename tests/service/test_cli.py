@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +21,14 @@ from PIL import Image
 
 from pipelines.config import load_config
 from service.cli import app, main
+from service.overlays import stem_of, write_overlays
 from service.printing import byte_count, duration, model_lines, plain
 from store.reader import Snapshot
 from store.schema import stable_id
 from tests.pipelines import worlds as runs
 from tests.store.worlds import TinyWorld
 from tests.textcam.test_query import hand_store, hand_world
+from textcam.answers import Explanation, GroupWords, Word
 from textcam.query import Query
 
 COMMANDS = {
@@ -535,6 +538,48 @@ def test_explain_draws_what_it_says(textcam: Run, config: Path, tmp_path: Path) 
     by_cell = changed.reshape(4, side, 4, side).mean(axis=(1, 3))
     strongest = np.unravel_index(found.saliency_map.argmax(), (4, 4))
     assert by_cell[strongest] > np.median(by_cell)
+
+
+def test_the_map_of_a_weak_group_looks_weak(tmp_path: Path) -> None:
+    maps = np.zeros((2, 4, 4), np.float32)
+    maps[0, 0, 0], maps[1, 3, 3] = 4.0, 0.25
+    word = Word(1, "a star / ring", "object", coefficient=1.0)
+    groups = (GroupWords(7, 4.0, 0.9, (word,)), GroupWords(2, 0.25, 0.1, ()), GroupWords(3, -1.0, 0.0, ()))
+    found = Explanation(
+        class_id=0,
+        class_name="sea star",
+        words=(word,),
+        groups=groups,
+        saliency_map=maps.sum(axis=0),
+        group_maps=np.concatenate([maps, -np.ones((1, 4, 4), np.float32)]),
+        view=np.full((64, 64, 3), 128, np.uint8),
+    )
+    files = write_overlays(found, stem_of("a/b/c d.jpg", set()), tmp_path, groups=3)
+    assert [file.name for file in files] == [
+        "b-c-d--sea-star--all.png",
+        "b-c-d--sea-star--group-007-a-star-ring.png",
+        "b-c-d--sea-star--group-002.png",  # the third speaks against the class and is not drawn
+    ]
+    whole, strong, weak = (np.asarray(Image.open(file), np.float32) for file in files)
+    ground = strong[-1, -1]  # where this map is 0
+    assert whole.shape == (384, 384, 3)
+    marked, faint = np.abs(strong[0, 0] - ground).sum(), np.abs(weak[-1, -1] - ground).sum()
+    assert 20 < faint < marked / 2
+    np.testing.assert_array_equal(weak[0, 0], ground)
+    np.testing.assert_array_equal(write_overlays(replace(found, view=None), "x", tmp_path, 3), [])
+
+
+def test_images_of_one_name_get_files_of_their_own() -> None:
+    taken: set[str] = set()
+    names = ["one/red/1.jpg", "two/red/1.jpg", "two/red/1.png", "v1.5 bus.jpg", "ähre.png", "-.jpg"]
+    assert [stem_of(name, taken) for name in names] == [
+        "red-1",
+        "red-1-2",
+        "red-1-3",
+        "v1.5-bus",
+        "ähre",
+        "x",
+    ]
 
 
 def test_explain_without_a_folder_draws_nothing(textcam: Run, config: Path, tmp_path: Path) -> None:

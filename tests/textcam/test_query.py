@@ -299,8 +299,8 @@ def test_search_finds_classes_by_what_they_are_seen_by(query: Query) -> None:
         rows = query.sql(f"SELECT * FROM class_texts WHERE class_id = {class_id}").to_pylist()
         total = sum(row["share"] for row in rows)
         mine = sum(row["share"] for row in rows if row["text_id"] == stable_id("an edge"))
-        # The cosine of the text to itself is 1, to each of the 12 others 0: 1 - 1/13 above the mean.
-        expected.append((class_id, name, mine / total * 12 / 13))
+        # The text itself counts 1; the others, at right angles to it, are below the mean and count 0.
+        expected.append((class_id, name, mine / total))
     expected.sort(key=lambda one: (-one[2], one[0]))
     found = query.search("an edge", "classes")
     assert [(match.id, match.label) for match in found] == [(one[0], one[1]) for one in expected]
