@@ -9,6 +9,7 @@ from pipelines.images import DECODER
 from store.schema import Dims, Table, tables
 from store.storage import Storage, open_storage
 from textcam.classifier import TorchClassifier, load_classifier
+from textcam.device import use_threads
 from textcam.encoder import ClipEncoder, load_encoder
 from textcam.source_images import root_of
 
@@ -27,6 +28,7 @@ class Bench:
     def classifier(self) -> TorchClassifier:
         """The classifier to explain."""
         section = self.config.classifier
+        self._use_threads()
         return load_classifier(
             section.model,
             weights=section.weights,
@@ -41,7 +43,14 @@ class Bench:
     def encoder(self) -> ClipEncoder:
         """The CLIP model that gives images and texts one space."""
         section = self.config.encoder
-        return load_encoder(section.model, weights=section.weights, device=self.config.run.device)
+        self._use_threads()
+        return load_encoder(
+            section.model,
+            weights=section.weights,
+            options=dict(section.options),
+            preprocess=section.preprocess,
+            device=self.config.run.device,
+        )
 
     @cached_property
     def sources(self) -> list[tuple[Storage, ImagesSection]]:
@@ -59,6 +68,10 @@ class Bench:
         """The sizes that the two models fix."""
         height, width = self.classifier.map_size
         return Dims(self.classifier.channels, self.encoder.dim, height * width)
+
+    def _use_threads(self) -> None:
+        """As many as a worker has cores, whoever runs it: the last bits of some sums depend on it."""
+        use_threads(max(1, int(self.config.run.cpus_per_worker)))
 
     @property
     def tables(self) -> dict[str, Table]:

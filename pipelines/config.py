@@ -47,6 +47,8 @@ class EncoderSection(Section):
 
     model: str
     weights: str | None = None
+    options: dict[str, Any] = {}
+    preprocess: dict[str, Any] | None = None
 
 
 class TextsSection(Section):
@@ -60,7 +62,7 @@ class CamSection(Section):
     """How channel weights are made. With a GAP + linear head all gradient methods equal the head's
     weights."""
 
-    method: Literal["gradcam", "gradcam++", "xgradcam", "cam"] = "gradcam"
+    method: Literal["gradcam-frozen", "gradcam", "gradcam++", "xgradcam", "cam"] = "gradcam-frozen"
 
 
 class DirectionsSection(Section):

@@ -169,13 +169,13 @@ def _forward(
     """Both models over one batch; appends rows and sums; returns the images whose numbers are not finite."""
     count, size = len(batch), bench.config.run.batch_size
     pixels = stack(batch.for_classifier, size)
-    seen = bench.classifier.forward(pixels, maps=False)
-    pooled, logits = seen.pooled[:count], seen.logits[:count]
-    embeddings = bench.encoder.encode_images(stack(batch.for_encoder, size))[:count]
     weights = None
     if bench.classifier.head is None:
-        predicted = np.argmax(seen.logits, axis=1)
-        weights = bench.classifier.cam_weights(pixels, predicted, method=bench.config.cam.method)[:count]
+        seen, weights = bench.classifier.forward_cam(pixels, method=bench.config.cam.method)
+    else:
+        seen = bench.classifier.forward(pixels)
+    pooled, logits = seen.pooled[:count], seen.logits[:count]
+    embeddings = bench.encoder.encode_images(stack(batch.for_encoder, size))[:count]
     finite = np.isfinite(pooled).all(1) & np.isfinite(logits).all(1) & np.isfinite(embeddings).all(1)
     bad = [
         (batch.refs[row].uri, "forward", "A model's output is not finite.") for row in np.flatnonzero(~finite)
@@ -209,7 +209,7 @@ def _forward(
         pooled[keep].astype(np.float32),
         half_pooled,
         half_embeddings,
-        None if weights is None else weights[keep].astype(np.float16),
+        None if weights is None else weights[:count][keep].astype(np.float16),
     )
     return bad
 

@@ -26,7 +26,7 @@ texts:
   templates: null         # e.g. ["a photo of {{}}", "a close-up of {{}}"]; null: built in
 
 cam:
-  method: gradcam         # gradcam | gradcam++ | xgradcam | cam
+  method: gradcam-frozen  # gradcam-frozen | gradcam | gradcam++ | xgradcam | cam (all alike for GAP + linear)
 
 directions:
   examples: 100           # images a side that show what a channel responds to

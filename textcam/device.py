@@ -20,6 +20,13 @@ def choose_device(device: str) -> str:
     return device
 
 
+def use_threads(count: int) -> None:
+    """How many cores one operation may use in this process. Sums are cut among threads, so where the same bits
+    are wanted everywhere, everyone must use as many.
+    """
+    torch.set_num_threads(count)
+
+
 def gpus() -> list[tuple[str, int]]:
     """Name and memory in bytes of each GPU that torch can use."""
     found = [torch.cuda.get_device_properties(at) for at in range(torch.cuda.device_count())]
