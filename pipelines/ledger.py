@@ -63,10 +63,13 @@ MAYBE_PARTS = Codec(
 
 
 class Ledger:
-    """Records of finished work, in ``work/records/<stage>/<key>.json``."""
+    """Records of finished work, in ``work/records/<stage>/<key>.json``.
 
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
+    ``renew`` is called with each record that is put: a sign that the run is still at work.
+    """
+
+    def __init__(self, storage: Storage, renew: Callable[[], None] = lambda: None) -> None:
+        self._storage, self._renew = storage, renew
 
     def get(self, stage: str, key: str) -> Any:
         """The result of finished work, or None if it was never done or its files do not hold."""
@@ -83,6 +86,7 @@ class Ledger:
         named = [{"path": one.path, "bytes": one.bytes, "sha256": one.sha256} for one in files]
         text = json.dumps({"files": named, "result": result}, sort_keys=True)
         self._storage.put(self._path(stage, key), text.encode())
+        self._renew()
 
     def once(self, stage: str, key: str, work: Callable[[], tuple[Any, Sequence[File]]]) -> Any:
         """The result of ``work``, done now or taken from its record. ``work`` gives plain JSON and its
@@ -92,6 +96,12 @@ class Ledger:
             found, files = work()
             self.put(stage, key, found, files)
         return found
+
+    def keys(self, stage: str) -> list[str]:
+        """Keys of all records of a stage, whether or not their files hold; sorted."""
+        folder = f"work/records/{stage}/"
+        paths = (path.removeprefix(folder) for path in self._storage.list(folder))
+        return [path.removesuffix(".json") for path in paths if path.endswith(".json")]
 
     @staticmethod
     def _path(stage: str, key: str) -> str:

@@ -5,37 +5,27 @@ what is missing and nothing else. *n in = n ok + n errors* is checked before any
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial as bind
 from typing import Any
 
-from pipelines import describe, directions, extract, findings, publish
+from pipelines import describe, directions, extract, findings, publish, regions
 from pipelines.bench import Bench, digest
 from pipelines.config import Config
-from pipelines.execute import Pool, Stage, open_pool
+from pipelines.execute import Pool, open_pool
 from pipelines.extract import SHARDS, ShardRecord, extract_shard
-from pipelines.images import ImagePlan, plan_shards
+from pipelines.frozen import keep_plan, newest, plan_run, with_added
+from pipelines.images import ImagePlan
 from pipelines.labels import class_ids_of, read_aliases
-from pipelines.ledger import MAYBE_PARTS, PARTS, WORK_FILES, Codec, File, Ledger, WorkFile
-from store.errors import RunIncomplete
+from pipelines.ledger import MAYBE_PARTS, PARTS, WORK_FILES, File, Ledger
+from pipelines.spread import Progress, Report, Spreader
+from store.errors import RunIncomplete, SnapshotConflict
 from store.manifest import Manifest, PartRecord, snapshots
+from store.prune import at_work
 from store.reader import read_part
+from store.storage import open_storage
 from textcam.texts import TextBank, load_bank
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a stage is: ``done`` of ``total`` units of work; images and errors so far."""
-
-    stage: str
-    done: int
-    total: int
-    images: int = 0
-    errors: int = 0
-
-
-Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
@@ -59,15 +49,14 @@ def precompute(config: Config, report: Report = lambda progress: None) -> RunSum
     """
     started = time.monotonic()
     report(Progress("plan", 0, 1))
-    plan = plan_shards(config.images, config.run.shard_size, config.added)
+    base = newest(open_storage(config.store))
+    config = with_added(config, base)
     bench = Bench(config)
+    plan = plan_run(config, bench.store, base)
     aliases = read_aliases(config.classifier.class_names)
-    labels = class_ids_of(plan.labels, bench.classifier.class_names, aliases)
-    bench.labels = labels
+    bench.labels = class_ids_of(plan.labels, bench.classifier.class_names, aliases)
     report(Progress("plan", 1, 1, images=plan.rows.num_rows))
-    with open_pool(config.run, bind(Bench, config, labels)) as pool:
-        run = _Run(bench, plan, pool, Ledger(bench.store), report)
-        manifest, new = run.everything()
+    manifest, new = carry_out(bench, plan, report, base)
     return RunSummary(
         store=config.store,
         snapshot=manifest.snapshot,
@@ -79,12 +68,33 @@ def precompute(config: Config, report: Report = lambda progress: None) -> RunSum
     )
 
 
-class _Run:
+def carry_out(
+    bench: Bench, plan: ImagePlan, report: Report, base: Manifest | None, make: "type[Run] | None" = None
+) -> tuple[Manifest, bool]:
+    """All stages of a run that builds on the snapshot ``base``. See ``Run.everything``."""
+    config = bench.config
+    with (
+        at_work(bench.store, digest(config.resolved())[:16]) as renew,
+        open_pool(config.run, bind(Bench, config, bench.labels)) as pool,
+    ):
+        keep_plan(config, bench.store, plan)
+        return (make or Run)(bench, plan, pool, Ledger(bench.store, renew), report, base).everything()
+
+
+class Run(Spreader):
     """One run: the stages in order, each a method that gives what the next one needs."""
 
-    def __init__(self, bench: Bench, plan: ImagePlan, pool: Pool, ledger: Ledger, report: Report) -> None:
-        self.bench, self.plan, self.pool, self.ledger, self.report = bench, plan, pool, ledger, report
-        self.config = bench.config
+    def __init__(
+        self,
+        bench: Bench,
+        plan: ImagePlan,
+        pool: Pool,
+        ledger: Ledger,
+        report: Report,
+        base: Manifest | None,
+    ) -> None:
+        super().__init__(pool, ledger, report)
+        self.bench, self.plan, self.config, self.base = bench, plan, bench.config, base
 
     def everything(self) -> tuple[Manifest, bool]:
         """All stages. Returns the committed manifest and whether it is a new one."""
@@ -101,9 +111,20 @@ class _Run:
         ]
         self.report(Progress("commit", 0, 1))
         before = snapshots(self.bench.store)
+        self.check_base()
         manifest = publish.publish(self.bench, self.fingerprints(described.bank), parts)
         self.report(Progress("commit", 1, 1))
         return manifest, manifest.snapshot not in before
+
+    def check_base(self) -> None:
+        """That nobody added images meanwhile: this run does not have them. Raises SnapshotConflict."""
+        now = newest(self.bench.store)
+        if with_added(self.config, now).added != self.config.added:
+            raise SnapshotConflict(
+                "Images were added to this store while the run was at work; nothing was committed.",
+                where=self.config.store,
+                fix="Run the same command again: it takes them up.",
+            )
 
     def fingerprints(self, bank: TextBank) -> dict[str, str]:
         """What made this store."""
@@ -114,56 +135,6 @@ class _Run:
             "plan": self.plan.fingerprint,
             "configuration": digest(self.config.resolved()),
         }
-
-    # --- spreading work -------------------------------------------------------------------------------------
-
-    def spread(
-        self,
-        name: str,
-        stage: Stage,
-        items: Iterable[tuple[str, Any]],
-        total: int,
-        codec: Codec,
-        count: Callable[[Any], tuple[int, int]] = lambda record: (0, 0),
-    ) -> list[Any]:
-        """One record per (key, item): from the ledger where it holds, else from a worker.
-
-        Raises RunIncomplete, after all other items are finished, if some could not be.
-        """
-        records: dict[str, Any] = {}
-        order: list[str] = []
-        missing: list[_Keyed] = []
-        for key, item in items:
-            order.append(key)
-            found = self.ledger.get(name, key)
-            if found is None:
-                missing.append(_Keyed(key, item))
-            else:
-                records[key] = codec.load(found)
-        failures: list[str] = []
-        self._tell(name, records, total, count)
-        for outcome in self.pool.map(_Unkeyed(stage), missing):
-            if outcome.failure is not None:
-                failures.append(f"{outcome.item.label()}: {outcome.failure}")
-                continue
-            dumped = codec.dump(outcome.record)
-            self.ledger.put(name, outcome.item.key, dumped, codec.files(outcome.record))
-            records[outcome.item.key] = outcome.record
-            self._tell(name, records, total, count)
-        if failures:
-            raise RunIncomplete(
-                f"{len(failures)} of {total} units of '{name}' could not be finished; the others are kept.",
-                where="; ".join(failures[:5]),
-                fix="Run the same command again: it takes up what is missing.",
-            )
-        return [records[key] for key in order]
-
-    def _tell(
-        self, name: str, records: dict[str, Any], total: int, count: Callable[[Any], tuple[int, int]]
-    ) -> None:
-        counts = [count(record) for record in records.values()]
-        images, errors = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
-        self.report(Progress(name, len(records), total, images, errors))
 
     # --- the stages -----------------------------------------------------------------------------------------
 
@@ -214,22 +185,29 @@ class _Run:
         merged, part = self.ledger.once("examples", key, merge)
         self.report(Progress("examples", 1, 1))
         examples = directions.read_examples(bench, WORK_FILES.load(merged))
-        regions: list[WorkFile] = []
-        if settings.regions and bench.encoder.has_dense:
-            items = [
-                (digest(key, item.shard.index), item)
-                for item in directions.region_items(self.plan, examples, key)
-            ]
-            regions = self.spread("regions", directions.region_vectors, items, len(items), WORK_FILES)
+        examples_part = PARTS.load(part)
 
         def fit() -> tuple[Any, list[File]]:
+            vectors = self.region_vectors(shards, examples)
             self.report(Progress("directions", 0, 1))
-            file = directions.fit(bench, shards, examples, regions, key)
-            return WORK_FILES.dump(file), [file]
+            file = directions.fit(bench, shards, examples, vectors, key)
+            return WORK_FILES.dump(file), [file, examples_part]
 
         fitted = WORK_FILES.load(self.ledger.once("directions", key, fit))
         self.report(Progress("directions", 1, 1))
-        return key, examples, directions.read_fitted(bench, fitted), PARTS.load(part)
+        return key, examples, directions.read_fitted(bench, fitted), examples_part
+
+    def region_vectors(
+        self, shards: Sequence[ShardRecord], examples: directions.Examples
+    ) -> list[regions.RegionVectors]:
+        """The second pass, over the examples that it was not yet done for."""
+        if not (self.config.directions.regions and self.bench.encoder.has_dense):
+            return []
+        known = regions.known_vectors(self.ledger, shards)
+        missing = regions.region_items(self.bench, self.plan, shards, examples.pairs, known)
+        items = [(item.key, item) for item in missing]
+        made = self.spread(regions.STAGE, regions.region_vectors, items, len(items), regions.REGIONS)
+        return [*known, *made]
 
     def explain(
         self, shards: Sequence[ShardRecord], directions_key: str, examples: directions.Examples, fitted: Any
@@ -252,7 +230,7 @@ class _Run:
         def name_channels() -> tuple[Any, Sequence[File]]:
             self.report(Progress("words", 0, 1))
             shared, parts = describe.describe_channels(bench, examples, fitted, bank, texts, key)
-            return [WORK_FILES.dump(shared), [PARTS.dump(part) for part in parts]], [shared, *parts]
+            return [WORK_FILES.dump(shared), [PARTS.dump(part) for part in parts]], [shared, texts, *parts]
 
         shared_plain, plain_parts = self.ledger.once("words", key, name_channels)
         self.report(Progress("words", 1, 1))
@@ -285,27 +263,3 @@ class _Run:
         items = [(digest(key, unit.shard.index), unit) for unit in units]
         made = self.spread("maps", publish.draw_maps, items, len(items), MAYBE_PARTS)
         return [part for part in made if part is not None]
-
-
-@dataclass(frozen=True)
-class _Keyed:
-    """An item and the key of its record."""
-
-    key: str
-    item: Any
-
-    def label(self) -> str:
-        """The item's name in a message."""
-        shard = getattr(self.item, "shard", None) or getattr(self.item, "record", None) or self.item
-        return f"shard {shard.index}"
-
-
-@dataclass(frozen=True)
-class _Unkeyed:
-    """A stage over keyed items."""
-
-    stage: Stage
-
-    def __call__(self, bench: Any, keyed: _Keyed) -> Any:
-        """The stage's record of the item."""
-        return self.stage(bench, keyed.item)

@@ -104,7 +104,9 @@ class ObjectStorage:
                 for item in page:
                     path = item["path"].removeprefix(self._prefix)
                     if path.startswith(prefix):
-                        yield Entry(path, int(item["size"]), str(item["e_tag"] or item["last_modified"]))
+                        written = item["last_modified"]
+                        stamp = str(item["e_tag"] or written)
+                        yield Entry(path, int(item["size"]), stamp, written.timestamp())
 
     def delete(self, path: str) -> None:
         """Remove the object; nothing happens where there is none."""

@@ -69,11 +69,14 @@ class Storage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One listed file: its path, its bytes, and a stamp that changes when its content is written anew."""
+    """One listed file: its path, its bytes, a stamp that changes when its content is written anew, and when
+    it was written (seconds since 1970, by the storage's clock).
+    """
 
     path: str
     size: int
     stamp: str
+    modified: float
 
 
 def open_storage(uri: str | Path) -> Storage:
@@ -104,7 +107,8 @@ def step(name: str) -> None:
     """A named moment at which a write may die. Does nothing; tests replace it to raise or to kill the
     process.
 
-    The names: part:encoded, put:begun, put:written, put:flushed, put:visible, commit:checked, commit:done.
+    The names: part:encoded, put:begun, put:written, put:flushed, put:visible, commit:checked, commit:done,
+    prune:next.
     """
 
 
@@ -194,7 +198,7 @@ class LocalStorage:
                     path = file.relative_to(self.root).as_posix()
                     if path.startswith(prefix) and file.is_file():
                         status = file.stat()
-                        yield Entry(path, status.st_size, str(status.st_mtime_ns))
+                        yield Entry(path, status.st_size, str(status.st_mtime_ns), status.st_mtime)
 
     def delete(self, path: str) -> None:
         """Remove the file; nothing happens where there is none."""
