@@ -5,10 +5,10 @@ import json
 from functools import cached_property
 
 from pipelines.config import Config, ImagesSection
-from pipelines.images import DECODER
 from store.schema import Dims, Table, tables
 from store.storage import Storage, open_storage
 from textcam.classifier import TorchClassifier, load_classifier
+from textcam.decode import DECODER
 from textcam.device import use_threads
 from textcam.encoder import ClipEncoder, load_encoder
 from textcam.source_images import root_of

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from store.errors import ConfigError
+from textcam.decode import MAX_PIXELS
 
 
 class Section(BaseModel):
@@ -114,7 +115,7 @@ class RunSection(Section):
     batch_size: int = Field(default=64, ge=1)
     max_error_rate: float = Field(default=0.01, ge=0, le=1)
     max_attempts: int = Field(default=3, ge=1)
-    max_pixels: int = Field(default=100_000_000, ge=1)
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1)
     max_bytes: int = Field(default=200_000_000, ge=1)
 
 

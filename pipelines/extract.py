@@ -23,12 +23,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.bench import Bench
-from pipelines.images import ImageRef, Shard, decode, read_image
+from pipelines.images import ImageRef, Shard, read_image
 from pipelines.ledger import Codec, WorkFile
 from pipelines.partial import Partial, write_partial
 from store.errors import ImageError
 from store.manifest import PartRecord
 from store.writer import write_part
+from textcam.decode import decode
 from textcam.records import embedding_rows, error_rows, image_rows, pooled_rows
 
 T = TypeVar("T")

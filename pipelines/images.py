@@ -1,11 +1,9 @@
-"""Images: the frozen plan of shards, and the one way in which an image is opened.
+"""Images: the frozen plan of shards, and where each image's bytes lie.
 
 The plan is sorted by URI, never by listing order, so that two runs over the same files make the same shards.
-Pillow is the reference decoder. Limits on bytes and pixels are checked before anything is decoded.
 """
 
 import hashlib
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,14 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
 
 from pipelines.config import ImagesSection
 from pipelines.sources import list_sources
 from store.errors import ImageError, SourceError, TextcamError
 from store.storage import Storage
-
-DECODER = "pillow"  # part of the fingerprint of what was extracted
 
 
 @dataclass(frozen=True)
@@ -181,40 +176,3 @@ def _read_parquet_row(storage: Storage, ref: ImageRef, bytes_column: str) -> byt
                 return value
             start += count
     raise ImageError("The file has fewer rows than when it was planned.", where=ref.uri)
-
-
-def decode(data: bytes, *, max_pixels: int, where: str = "") -> Image.Image:
-    """One image, upright (EXIF), as 8-bit RGB.
-
-    16-bit greys are scaled to 8 bits; palettes, CMYK and grey become RGB; transparency is dropped, as the
-    training pipelines of the field do. Raises ImageError if the bytes are no image, are cut short, or have
-    too many pixels.
-    """
-    if not data:
-        raise ImageError("The file is empty.", where=where)
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            width, height = opened.size
-            if width * height > max_pixels:
-                raise ImageError(
-                    f"The image has {width} x {height} pixels, more than the limit of {max_pixels}.",
-                    where=where,
-                )
-            opened.load()
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I") or image.mode == "F":
-                grey = np.asarray(image, dtype=np.float64)
-                top = 65535.0 if image.mode.startswith("I") else 1.0
-                image = Image.fromarray((np.clip(grey / top, 0, 1) * 255).round().astype(np.uint8))
-            return image.convert("RGB")
-    except ImageError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"The image is too large: {error}", where=where) from None
-    except Exception as error:  # Pillow's plugins raise nearly every kind of exception on hostile bytes
-        reason = (
-            "not an image that Pillow knows"
-            if isinstance(error, Image.UnidentifiedImageError)
-            else str(error)
-        )
-        raise ImageError(f"The image cannot be decoded: {reason}", where=where) from None

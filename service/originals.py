@@ -6,11 +6,12 @@ from typing import Any
 from PIL import Image
 
 from pipelines.config import ImagesSection
-from pipelines.images import ImageRef, cut, decode, read_image
+from pipelines.images import ImageRef, cut, read_image
 from pipelines.sources import list_source, named, open_source
 from store.errors import ImageError
 from store.schema import stable_id
 from store.storage import Storage
+from textcam.decode import decode
 from textcam.source_images import namings, places, sections_of
 
 _MAX_BYTES, _MAX_PIXELS = 200_000_000, 100_000_000

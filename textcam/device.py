@@ -21,8 +21,9 @@ def choose_device(device: str) -> str:
 
 
 def use_threads(count: int) -> None:
-    """How many cores one operation may use in this process. Sums are cut among threads, so where the same bits
-    are wanted everywhere, everyone must use as many.
+    """How many cores one operation may use in this process.
+
+    Sums are cut among threads, so where the same bits are wanted everywhere, everyone must use as many.
     """
     torch.set_num_threads(count)
 

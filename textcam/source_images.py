@@ -1,6 +1,5 @@
 """Opens images: files, and the originals of a store where its run found them. Loads no model."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from store.errors import ImageError, QueryError, TextcamError
 from store.storage import open_storage
+from textcam.decode import decode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -81,7 +81,7 @@ class SourceImages:
         root = root_of(section["uri"])
         where = f"{root}/{path}"
         try:
-            return decode(open_storage(root).read(path), where)
+            return decode(open_storage(root).read(path), where=where)
         except FileNotFoundError:
             raise ImageError("The image is no longer where the run found it.", where=where) from None
         except ImageError:
@@ -97,20 +97,9 @@ def open_image(image: "str | Path | Image") -> "Image":
     if not isinstance(image, str | Path):
         return image
     try:
-        return decode(Path(image).read_bytes(), str(image))
+        return decode(Path(image).read_bytes(), where=str(image))
     except OSError as error:
         raise ImageError(f"The file cannot be read: {error.strerror}.", where=image) from None
-
-
-def decode(data: bytes, where: str) -> "Image":
-    """Encoded bytes as an image, upright (EXIF), RGB. ImageError if they are none."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
-    except Exception as error:  # Pillow's plugins raise nearly every kind of exception on hostile bytes
-        raise ImageError(f"The image cannot be decoded: {error}", where=where) from None
 
 
 def view_of(pixels: NDArray[Any], image: "Image") -> NDArray[np.uint8]:

@@ -148,8 +148,14 @@ def check_finite(module: nn.Module, where: object) -> None:
 
 
 def hash_state(module: nn.Module) -> str:
-    """SHA-256 (hex) over names, dtypes, shapes and bytes of the state dict, in the order of the names."""
+    """SHA-256 (hex) over names and types of modules, and names, dtypes, shapes and bytes of the state dict.
+
+    Without the types two networks that differ only in what has no weights, in an activation say, would pass
+    for one.
+    """
     digest = hashlib.sha256()
+    for name, part in module.named_modules():
+        digest.update(f"{name} {type(part).__qualname__}\n".encode())
     for name, tensor in sorted(module.state_dict().items()):
         values = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())

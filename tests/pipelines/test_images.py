@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 from pipelines.config import ImagesSection
-from pipelines.images import ImagePlan, decode, plan_shards, read_image
+from pipelines.images import ImagePlan, plan_shards, read_image
 from pipelines.labels import class_ids_of, read_aliases
 from pipelines.sources import open_source
 from store.errors import ImageError, SourceError
 from store.schema import stable_id
+from textcam.decode import decode
 
 RED = (255, 0, 0)
 

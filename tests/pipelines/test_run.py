@@ -142,7 +142,7 @@ def test_bad_images_cost_a_row_each_and_nothing_else(world: Path) -> None:
     rows = snapshot.table("errors").to_pylist()
     assert [(row["uri"], row["stage"]) for row in rows] == [(uri, "decode") for uri in bad]
     assert [row["reason"].split(":")[0] for row in rows] == [
-        "The file is empty.",
+        "The image cannot be decoded",
         "The image cannot be decoded",
         "The image cannot be decoded",
     ]
@@ -159,7 +159,7 @@ def test_too_many_bad_images_commit_nothing_and_name_some(world: Path) -> None:
         precompute(worlds.config(world))
     assert caught.value.exit_code == 1
     assert "3 of 26 images could not be used" in caught.value.what
-    assert "red/empty.png (decode: The file is empty.)" in caught.value.where
+    assert "red/empty.png (decode: The image cannot be decoded: the file is empty.)" in caught.value.where
     with pytest.raises(StoreNotFound):
         Snapshot.open(world / "store")
 

@@ -148,3 +148,9 @@ def test_the_hash_sees_one_bit_and_not_the_memory_format():
     with torch.no_grad():
         network[0].weight[0, 0] = torch.nextafter(network[0].weight[0, 0], torch.tensor(9.0))
     assert hash_state(network) != before
+
+
+def test_what_has_no_weights_is_part_of_the_hash() -> None:
+    tanh, plain = (nn.Sequential(nn.Linear(3, 2), middle) for middle in (nn.Tanh(), nn.Identity()))
+    plain.load_state_dict(tanh.state_dict())
+    assert hash_state(tanh) != hash_state(plain)
