@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.bench import Bench
+from pipelines.execute import worker_count
 from pipelines.extract import ShardRecord
 from pipelines.ledger import File, WorkFile, read_arrays, write_arrays
 from pipelines.partial import Partial, read_partial
@@ -117,6 +118,7 @@ def fit_whole(bench: Bench, records: Sequence[ShardRecord], examples: Examples) 
         rows_of(examples.positives),
         rows_of(examples.negatives),
         shrinkage=bench.config.directions.shrinkage,
+        threads=worker_count(bench.config.run),
     )
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.bench import Bench, digest
+from pipelines.execute import worker_count
 from pipelines.extract import Batch, ShardRecord, add_image, stack
 from pipelines.images import ImagePlan, Shard
 from pipelines.ledger import Codec, Ledger, WorkFile, read_arrays, write_arrays
@@ -282,4 +283,5 @@ def fit_regions(
         regions[0],
         np.concatenate([rests, regions[1]], axis=1),
         shrinkage=bench.config.directions.shrinkage,
+        threads=worker_count(bench.config.run),
     ).direction
