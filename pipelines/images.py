@@ -109,7 +109,7 @@ def plan_shards(
     two URIs share an id.
     """
     rows = list_sources([images, *added]).sort_by("uri").combine_chunks()
-    _check_ids(rows, images.uri)
+    check_ids(rows, images.uri)
     return cut(rows, shard_size, frozen)
 
 
@@ -127,7 +127,8 @@ def cut(rows: pa.Table, shard_size: int, frozen: pa.Table | None) -> ImagePlan:
     return ImagePlan(rows.append_column("shard", pa.array(numbers, pa.int32())))
 
 
-def _check_ids(rows: pa.Table, uri: str) -> None:
+def check_ids(rows: pa.Table, uri: str) -> None:
+    """Raise SourceError if two images of ``uri`` have one id."""
     ids = rows["image_id"].to_numpy()
     order = np.argsort(ids, kind="stable")
     same = np.flatnonzero(ids[order][1:] == ids[order][:-1])

@@ -88,6 +88,10 @@ class Ledger:
         self._storage.put(self._path(stage, key), text.encode())
         self._renew()
 
+    def forget(self, stage: str, key: str) -> None:
+        """Let finished work be done again."""
+        self._storage.delete(self._path(stage, key))
+
     def once(self, stage: str, key: str, work: Callable[[], tuple[Any, Sequence[File]]]) -> Any:
         """The result of ``work``, done now or taken from its record. ``work`` gives plain JSON and its
         files."""

@@ -1,7 +1,7 @@
 """Publication: maps for the pages, the classes table, the indexes, and the commit that makes it all
 visible."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -130,13 +130,19 @@ def quantise(saliency: NDArray[np.float32]) -> tuple[NDArray[np.uint8], float]:
 # --- indexes and commit ---------------------------------------------------------------------------------
 
 
-def publish(bench: Bench, fingerprints: dict[str, str], parts: Sequence[PartRecord]) -> Manifest:
+def publish(
+    bench: Bench,
+    fingerprints: dict[str, str],
+    parts: Sequence[PartRecord],
+    check: Callable[[Manifest | None], None] = lambda newest: None,
+) -> Manifest:
     """Commit a snapshot of these parts; the newest one is kept if it already says the same.
 
-    Raises SnapshotConflict if another run committed first.
+    ``check`` may refuse to build on the newest one. Raises SnapshotConflict if another run committed first.
     """
     numbers = snapshots(bench.store)
     newest = read_manifest(bench.store, numbers[-1]) if numbers else None
+    check(newest)
     bare = Manifest(
         snapshot=newest.snapshot + 1 if newest else 1,
         parent=newest.snapshot if newest else None,

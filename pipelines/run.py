@@ -56,7 +56,7 @@ def precompute(config: Config, report: Report = lambda progress: None) -> RunSum
     aliases = read_aliases(config.classifier.class_names)
     bench.labels = class_ids_of(plan.labels, bench.classifier.class_names, aliases)
     report(Progress("plan", 1, 1, images=plan.rows.num_rows))
-    manifest, new = carry_out(bench, plan, report, base)
+    manifest, new = carry_out(bench, plan, report)
     return RunSummary(
         store=config.store,
         snapshot=manifest.snapshot,
@@ -68,38 +68,17 @@ def precompute(config: Config, report: Report = lambda progress: None) -> RunSum
     )
 
 
-def carry_out(
-    bench: Bench, plan: ImagePlan, report: Report, base: Manifest | None, make: "type[Run] | None" = None
-) -> tuple[Manifest, bool]:
-    """All stages of a run that builds on the snapshot ``base``. See ``Run.everything``."""
-    config = bench.config
-    with (
-        at_work(bench.store, digest(config.resolved())[:16]) as renew,
-        open_pool(config.run, bind(Bench, config, bench.labels)) as pool,
-    ):
-        keep_plan(config, bench.store, plan)
-        return (make or Run)(bench, plan, pool, Ledger(bench.store, renew), report, base).everything()
-
-
 class Run(Spreader):
     """One run: the stages in order, each a method that gives what the next one needs."""
 
-    def __init__(
-        self,
-        bench: Bench,
-        plan: ImagePlan,
-        pool: Pool,
-        ledger: Ledger,
-        report: Report,
-        base: Manifest | None,
-    ) -> None:
+    def __init__(self, bench: Bench, plan: ImagePlan, pool: Pool, ledger: Ledger, report: Report) -> None:
         super().__init__(pool, ledger, report)
-        self.bench, self.plan, self.config, self.base = bench, plan, bench.config, base
+        self.bench, self.plan, self.config = bench, plan, bench.config
 
     def everything(self) -> tuple[Manifest, bool]:
         """All stages. Returns the committed manifest and whether it is a new one."""
         shards = self.extract_shards()
-        self.check_counts(shards)
+        self.check_counts(shards, self.plan.rows.num_rows)
         key, examples, fitted, examples_part = self.fit_directions(shards)
         described = self.explain(shards, key, examples, fitted)
         parts = [part for shard in shards for part in shard.parts]
@@ -111,14 +90,13 @@ class Run(Spreader):
         ]
         self.report(Progress("commit", 0, 1))
         before = snapshots(self.bench.store)
-        self.check_base()
-        manifest = publish.publish(self.bench, self.fingerprints(described.bank), parts)
+        prints = self.fingerprints(described.bank)
+        manifest = publish.publish(self.bench, prints, parts, self.check_newest)
         self.report(Progress("commit", 1, 1))
         return manifest, manifest.snapshot not in before
 
-    def check_base(self) -> None:
+    def check_newest(self, now: Manifest | None) -> None:
         """That nobody added images meanwhile: this run does not have them. Raises SnapshotConflict."""
-        now = newest(self.bench.store)
         if with_added(self.config, now).added != self.config.added:
             raise SnapshotConflict(
                 "Images were added to this store while the run was at work; nothing was committed.",
@@ -144,9 +122,8 @@ class Run(Spreader):
         count: Callable[[ShardRecord], tuple[int, int]] = lambda record: (record.images, record.errors)  # noqa: E731
         return self.spread("extract", extract_shard, items, len(self.plan), SHARDS, count)
 
-    def check_counts(self, shards: Sequence[ShardRecord]) -> None:
-        """Nothing lost, and not too much unusable."""
-        planned = self.plan.rows.num_rows
+    def check_counts(self, shards: Sequence[ShardRecord], planned: int) -> None:
+        """Nothing of the planned images lost, and not too much unusable."""
         good, bad = sum(shard.images for shard in shards), sum(shard.errors for shard in shards)
         if good + bad != planned:
             raise RunIncomplete(
@@ -206,6 +183,8 @@ class Run(Spreader):
         known = regions.known_vectors(self.ledger, shards)
         missing = regions.region_items(self.bench, self.plan, shards, examples.pairs, known)
         items = [(item.key, item) for item in missing]
+        if not items:
+            return known
         made = self.spread(regions.STAGE, regions.region_vectors, items, len(items), regions.REGIONS)
         return [*known, *made]
 
@@ -263,3 +242,19 @@ class Run(Spreader):
         items = [(digest(key, unit.shard.index), unit) for unit in units]
         made = self.spread("maps", publish.draw_maps, items, len(items), MAYBE_PARTS)
         return [part for part in made if part is not None]
+
+
+def carry_out(
+    bench: Bench,
+    plan: ImagePlan,
+    report: Report,
+    make: Callable[[Bench, ImagePlan, Pool, Ledger, Report], Run] = Run,
+) -> tuple[Manifest, bool]:
+    """All stages of a run, with its workers, its plan kept and prunes kept away. See ``Run.everything``."""
+    config = bench.config
+    with (
+        at_work(bench.store, digest(config.resolved())[:16]) as renew,
+        open_pool(config.run, bind(Bench, config, bench.labels)) as pool,
+    ):
+        keep_plan(config, bench.store, plan)
+        return make(bench, plan, pool, Ledger(bench.store, renew), report).everything()
