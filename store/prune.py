@@ -31,7 +31,7 @@ def plan_path(fingerprint: str) -> str:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a prune dropped, or would drop; sizes in bytes.
+    """What a prune dropped, or would drop: snapshots, and files (their bytes) beside the manifests.
 
     ``spared`` files belong to no snapshot but are younger than the grace period.
     """
