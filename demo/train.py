@@ -23,7 +23,7 @@ from demo.truth import measure_flip_rates
 from demo.words import write_bank
 
 MODELS = ("clip", "clean", "biased")
-CLIP_SCENES, CLIP_STEPS = 30_000, 2_000
+CLIP_SCENES, CLIP_STEPS = 30_000, 1_500
 CLASSIFIER_SCENES, CLASSIFIER_EPOCHS = 24_000, 4
 FOLLOW, LEAK = 0.98, 0.01  # of the biased classifier's training set
 HELD_OUT = 1_000

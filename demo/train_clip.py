@@ -112,9 +112,9 @@ def in_sentences(words: list[str], rng: Generator) -> list[str]:
 
 
 def idle_words(rng: Generator) -> list[str]:
-    """Words that tell no picture from another: distractors, neutral words, letters at random."""
+    """Words that tell no picture from another: all distractors, a neutral word, letters at random."""
     letters = "".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), size=rng.integers(3, 9)))
-    return [*rng.choice(_DISTRACTORS, 4, replace=False), str(rng.choice(NEUTRAL)), letters]
+    return [*_DISTRACTORS, str(rng.choice(NEUTRAL)), letters]
 
 
 def captions_of(labels: Tensor, told: Tensor, rng: Generator) -> list[str]:
@@ -170,7 +170,9 @@ def train_clip(pictures: Pictures, folder: Path, *, steps: int, seed: int) -> No
 
 
 def batches(count: int, size: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Endless batches of row numbers, each epoch in a new order."""
+    """Endless batches of row numbers, each epoch in a new order; ValueError if `size` exceeds `count`."""
+    if size > count:
+        raise ValueError(f"a batch of {size} cannot be drawn from {count} pictures")
     rng = np.random.default_rng(seed)
     while True:
         order = rng.permutation(count)

@@ -21,14 +21,6 @@ from demo.words import bank
 SEED = 3
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def held_out():
     return list(scenes("held-out", SEED, 300))
