@@ -4,7 +4,7 @@ OUT ?= demo-out
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test test-slow check format lint types layers clean
+.PHONY: help demo test test-slow bench-store check format lint types layers clean
 
 help:
 	@echo "make demo    render scenes, explain two small classifiers, write a report (OUT=$(OUT))"
@@ -28,6 +28,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	@$(BIN)/python -m pytest -m slow
+
+bench-store: $(READY)
+	@OMP_WAIT_POLICY=passive $(BIN)/python -m benchmarks.store_index
+	@OMP_WAIT_POLICY=passive $(BIN)/python -m benchmarks.store_memory
 
 format: $(READY)
 	@$(BIN)/ruff format .

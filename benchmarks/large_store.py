@@ -122,16 +122,15 @@ def _words(directions: NDArray[np.float32], texts: NDArray[np.float32]) -> dict[
 
 
 def _examples(examples: TopK) -> dict[str, Any]:
-    sides = dict(zip(SIDES, examples.sides(), strict=True))
-    rows: dict[str, list[Any]] = {name: [] for name in ("channel", "side", "rank", "image_id", "activation")}
-    for side, kept in sides.items():
+    pieces = []
+    for side, kept in zip(SIDES, examples.sides(), strict=True):
         channel, rank = np.nonzero(kept.image_ids >= 0)
-        columns = (channel, [side] * len(channel), rank, kept.image_ids, kept.activations)
-        for name, values in zip(rows, columns, strict=True):
-            rows[name].extend(
-                values[channel, rank] if isinstance(values, np.ndarray) and values.ndim == 2 else values
-            )
-    return rows
+        ids, activations = kept.image_ids[channel, rank], kept.activations[channel, rank]
+        pieces.append((channel, np.full(len(channel), side), rank, ids, activations))
+    names = ("channel", "side", "rank", "image_id", "activation")
+    return {
+        name: np.concatenate(columns) for name, columns in zip(names, zip(*pieces, strict=True), strict=True)
+    }
 
 
 def manifest(parts: list[PartRecord], **more: Any) -> Manifest:

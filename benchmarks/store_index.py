@@ -155,20 +155,15 @@ def measures_of(tier: str, rows: int, cost: Cost, size: int, asked: dict[str, An
         Measure(f"{name}: file, MiB", size / 2**20, baseline=plain / 2**20),
         Measure(f"{name}: load, seconds", asked["loaded"].wall),
         Measure(f"{name}: search, peak MiB", asked["peak"] / 2**20, baseline=plain / 2**20),
-        Measure(
-            f"{name}: recall@10",
-            **interval(asked["hits"], np.mean),
-            goal=RECALL_GOALS[tier],
-            better="higher",
-        ),
+        Measure(f"{name}: recall@10", *interval(asked["hits"], np.mean), RECALL_GOALS[tier], "higher"),
         Measure(f"{name}: recall@10 on its card", asked["card"], better="higher"),
     ]
     for kind, (wall, cpu) in (("one query", asked["single"]), (f"{AT_ONCE} at once", asked["many"])):
-        milliseconds = np.array(wall) * 1000
+        on_clock, of_cores = [1000 * one for one in wall], [1000 * one for one in cpu]
         lines += [
-            Measure(f"{name}: {kind}, p50 ms", **interval(milliseconds, np.median)),
-            Measure(f"{name}: {kind}, p95 ms", float(np.quantile(milliseconds, 0.95))),
-            Measure(f"{name}: {kind}, CPU ms", **interval(np.array(cpu) * 1000, np.mean)),
+            Measure(f"{name}: {kind}, p50 ms", *interval(on_clock, np.median)),
+            Measure(f"{name}: {kind}, p95 ms", float(np.quantile(on_clock, 0.95))),
+            Measure(f"{name}: {kind}, CPU ms", *interval(of_cores, np.mean)),
         ]
     return lines
 

@@ -171,7 +171,7 @@ def main() -> None:
         acts(Path(folder) / "tenth", images // 10, small)
         shutil.rmtree(Path(folder) / "tenth")
         size, seconds = acts(Path(folder) / "whole", images, told)
-    measures.append(Measure("one image's rows, p50 seconds", **interval(seconds, np.median)))
+    measures.append(Measure("one image's rows, p50 seconds", *interval(seconds, np.median)))
     measures.append(Measure("bytes per image", size / images))
     publish("store_memory", measures, where, write=scale == 1)
 
