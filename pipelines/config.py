@@ -101,6 +101,13 @@ class ReportSection(Section):
     findings: int = Field(default=50, ge=0)
 
 
+class ProofSection(Section):
+    """How many of the first findings are put to the proof (0: none), and on how many images a side."""
+
+    findings: int = Field(default=20, ge=0)
+    images: int = Field(default=24, ge=8)
+
+
 class RunSection(Section):
     """How the work is spread. Changing any of this changes no result, but for ``batch_size``: kernels may
     round the last bits in another way, so a store remembers it."""
@@ -132,6 +139,7 @@ class Config(Section):
     words: WordsSection = WordsSection()
     groups: GroupsSection = GroupsSection()
     report: ReportSection = ReportSection()
+    proof: ProofSection = ProofSection()
     run: RunSection = RunSection()
     store: str
 

@@ -6,11 +6,11 @@ what is missing and nothing else. *n in = n ok + n errors* is checked before any
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial as bind
 from typing import Any
 
-from pipelines import describe, directions, extract, findings, publish, regions
+from pipelines import describe, directions, extract, findings, proofs, publish, regions
 from pipelines.bench import Bench, digest
 from pipelines.config import Config
 from pipelines.execute import Pool, open_pool
@@ -19,6 +19,7 @@ from pipelines.frozen import keep_plan, newest, plan_run, with_added
 from pipelines.images import ImagePlan
 from pipelines.labels import class_ids_of, read_aliases
 from pipelines.ledger import MAYBE_PARTS, PARTS, WORK_FILES, File, Ledger
+from pipelines.proof_images import Sample
 from pipelines.spread import Progress, Report, Spreader
 from store.errors import RunIncomplete, SnapshotConflict
 from store.manifest import Manifest, PartRecord, snapshots
@@ -85,7 +86,7 @@ class Run(Spreader):
         parts += [
             examples_part,
             *described.parts,
-            *self.audit(shards, described),
+            *self.prove(shards, described, self.audit(shards, described)),
             *self.maps(shards, described),
         ]
         self.report(Progress("commit", 0, 1))
@@ -233,6 +234,31 @@ class Run(Spreader):
         plain = self.ledger.once("audit", key, work)
         self.report(Progress("audit", 1, 1))
         return [PARTS.load(part) for part in plain]
+
+    def prove(
+        self, shards: Sequence[ShardRecord], described: describe.Described, parts: list[PartRecord]
+    ) -> list[PartRecord]:
+        """The same parts, with the first findings put to the proof. Opens their images again."""
+        bench, settings = self.bench, self.config.proof
+        if not (settings.findings and bench.encoder.has_dense and len(bench.classifier.class_names) > 1):
+            return parts
+        found = proofs.to_prove(bench, parts)
+        if not found:
+            return parts
+        pairs = [(one.class_id, one.text_id, one.group_id) for one in found]
+        key = digest(described.key, pairs, settings.images)
+
+        def choose() -> tuple[Any, list[File]]:
+            samples = proofs.choose_samples(bench, shards, described, found)
+            return [asdict(one) for one in samples], []
+
+        samples = [Sample.from_dict(one) for one in self.ledger.once("proof images", key, choose)]
+        units = proofs.proof_items(bench, self.plan, described, found, samples)
+        self.report(Progress("proof", 0, len(units), images=sum(len(unit.shard) for unit in units)))
+        items = [(unit.shard.digest, unit) for unit in units]
+        count: Callable[[proofs.Asked], tuple[int, int]] = lambda record: (record.images, 0)  # noqa: E731
+        asked = self.spread("proof", proofs.prove_finding, items, len(items), proofs.ASKED, count)
+        return proofs.with_proofs(bench, parts, found, asked, described.key)
 
     def maps(self, shards: Sequence[ShardRecord], described: describe.Described) -> list[PartRecord]:
         """The maps that pages show."""

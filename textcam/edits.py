@@ -4,7 +4,9 @@ All are pure functions of uint8 images (S, S, 3) and a boolean area (S, S); outs
 changes. Which edit takes which kind of evidence away (ours; what prototypes showed in brackets):
 
 swap    scene, artefact, object, part, other: the same place of another image. The donor lacks the concept,
-        the control's donor has it. [Blurring a fixed number of cells leaves most of a background standing.]
+        the control's donor has it there. [Blurring a fixed number of cells leaves most of a background
+        standing. A hard seam between two backgrounds costs a classifier of shapes more than the background
+        does: the edge is faded.]
 hue     colour: the hue is turned, luminance and shape stay. The control changes the luminance and keeps the
         hue. [Erasing a colour erases the object: every colour was convicted.] White, grey and black have no
         hue to turn: the image stays as it is and must be left out of the proof.
@@ -18,7 +20,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from store.errors import SchemaMismatch
 from textcam.shares import Floats
@@ -41,11 +43,17 @@ _LUMA = np.array([0.299, 0.587, 0.114])  # red, green, blue (ITU-R BT.601)
 _RED, _BLUE = 1.402, 1.772  # red - luma and blue - luma per unit of Cr and Cb
 
 
-def edit_swap(image: Image, donor: Image, area: Area) -> Image:
-    """The image with the area's pixels taken from the same place of the donor."""
+def edit_swap(image: Image, donor: Image, area: Area, fade: float = 0.0) -> Image:
+    """The image with the area's pixels taken from the same place of the donor. Within ``fade`` pixels of the
+    area's edge (that of the image is none) they are mixed, so that there is no seam."""
     _check(image, area)
     _check(donor, area)
-    return np.where(area[:, :, None], donor, image)
+    if fade <= 1 or area.all():
+        return np.where(area[:, :, None], donor, image)
+    distance = distance_transform_edt(np.pad(area, 1, mode="edge"))[1:-1, 1:-1]  # 1 at the area's last pixels
+    share = np.clip(distance / fade, 0, 1)[:, :, None]
+    mixed: Image = np.rint(share * donor + (1 - share) * image).astype(np.uint8)
+    return mixed
 
 
 def edit_hue(image: Image, area: Area, shift: float = 0.5) -> Image:

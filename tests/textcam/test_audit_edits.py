@@ -39,6 +39,15 @@ def test_swap_takes_the_area_from_the_donor_and_the_rest_from_the_image():
     assert edit_swap(image, donor, np.array([[False, True]])).tolist() == [[[1, 2, 3], [10, 11, 12]]]
 
 
+def test_swap_fades_along_the_edge_of_the_area_but_not_of_the_image():
+    image, donor = pixels(*[(0, 100, 200)] * 6), pixels(*[(80, 100, 0)] * 6)
+    area = np.array([[False, False, True, True, True, True]])
+    shares = np.array([0, 0, 0.25, 0.5, 0.75, 1])  # a quarter a pixel, up to the image's own edge
+    wanted = np.stack([80 * shares, np.full(6, 100), 200 * (1 - shares)], axis=1)
+    np.testing.assert_array_equal(edit_swap(image, donor, area, 4)[0], wanted)
+    np.testing.assert_array_equal(edit_swap(image, donor, all_of(image), 4), donor)
+
+
 def test_half_a_turn_makes_red_cyan_of_the_same_luma():
     # Luma 76.245. The opposite of red would be (-102.5, 152.5, 152.5); paled until red is 0: 109.
     assert edit_hue(pixels((255, 0, 0)), np.ones((1, 1), bool)).tolist() == [[[0, 109, 109]]]

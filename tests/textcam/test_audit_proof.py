@@ -5,7 +5,7 @@ import pytest
 
 from store.errors import SchemaMismatch
 from textcam.audit import Finding
-from textcam.proof import margins, sentence, verdict, with_proof
+from textcam.proof import Proof, margins, sentence, verdict, weigh, with_proof
 
 SNOW = Finding(
     finding_id=1,
@@ -35,13 +35,13 @@ STEADY = np.array([0.1, -0.1] * 5)  # ten images, standard deviation 0.105, half
 @pytest.mark.parametrize(
     ("mean", "margin", "said"),
     [
-        (2.0, 5.0, "used"),  # sure, and 40 % of the margin
-        (2.0, 20.0, "association"),  # sure, but at most 2.075 of the 4 that would matter
-        (1.0, 5.0, "used"),  # exactly a fifth
-        (0.97, 5.0, "unproven"),  # [0.895, 1.045] holds the limit of 1
-        (0.0, 5.0, "association"),
-        (-3.0, 5.0, "association"),  # the control cost more
-        (0.02, 0.05, "unproven"),  # enough, but not sure to be above 0
+        (2.0, 2.0, "used"),  # sure, and all of the margin
+        (2.0, 8.0, "association"),  # sure, but at most 2.075 of the 4 that would matter
+        (1.0, 2.0, "used"),  # exactly half
+        (0.97, 2.0, "unproven"),  # [0.895, 1.045] holds the limit of 1
+        (0.0, 2.0, "association"),
+        (-3.0, 2.0, "association"),  # the control cost more
+        (0.02, 0.02, "unproven"),  # enough, but not sure to be above 0
         (2.0, 0.0, "unproven"),  # no margin to compare with
         (2.0, -1.0, "unproven"),
     ],
@@ -58,8 +58,8 @@ def test_verdict(mean, margin, said):
 def test_pairs_count_not_the_two_means():
     """The falls differ wildly from image to image; their differences do not."""
     control = np.array([0.0, 100, -50, 30, 80, -20, 60, 10, 90])
-    assert verdict(control + 1, control, 4.0).verdict == "used"
-    assert verdict(np.roll(control, 1) + 1, control, 4.0).verdict == "unproven"
+    assert verdict(control + 1, control, 1.6).verdict == "used"
+    assert verdict(np.roll(control, 1) + 1, control, 1.6).verdict == "unproven"
 
 
 def test_few_images_prove_nothing():
@@ -77,6 +77,17 @@ def test_falls_that_do_not_pair_up_are_refused(drop, control):
         verdict(np.array(drop), np.array(control), 4.0)
 
 
+def test_the_control_that_costs_more_counts():
+    before, drop = np.full(8, 4.0), np.full(8, 3.0)
+    little, much = np.array([0.1, 0.3] * 4), np.array([9.0, -6.0] * 4)  # means 0.2 and 1.5
+    for kept, other in ((little, much), (much, little)):
+        proof = weigh(before, drop, kept, other)
+        assert (proof.drop, proof.control, proof.n) == (3, pytest.approx(1.5), 8)
+        assert proof.verdict == "unproven"  # 1.5 of the 2 that matter, and anything but sure
+    assert weigh(before, drop, little, little).verdict == "used"
+    assert weigh(before * 2, drop, little, little).verdict == "association"  # 2.8 of the 4 that would matter
+
+
 def test_margin_is_over_the_best_other_class():
     logits = np.array([[3.0, 1.0, 2.5], [0.0, 4.0, 5.0]])
     assert margins(logits, np.array([0, 1])).tolist() == [0.5, -1]
@@ -89,6 +100,12 @@ def test_margin_is_over_the_best_other_class():
 def test_proof_enters_the_finding():
     proven = with_proof(SNOW, verdict(np.full(9, 3.0), np.full(9, 0.5), 5.0))
     assert proven == replace(SNOW, proof_drop=3.0, proof_control=0.5, proof_n=9, verdict="used")
+
+
+def test_a_proof_without_any_image_leaves_no_numbers():
+    unproven = with_proof(SNOW, Proof("unproven", 0.0, 0.0, 0.0, 0.0, 0.0, 0))
+    assert unproven == replace(SNOW, verdict="unproven")
+    assert sentence(unproven, "snowplow", "snow").endswith(" Unproven: too few images to edit.")
 
 
 def test_sentence_of_a_labelled_finding():
