@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from service import ask
+from service import ask, upkeep
 from service.options import AsJson, ConfigFile, SnapshotNumber, Store
 from store.errors import ConfigError, TextcamError
 
@@ -126,9 +126,12 @@ def precompute(config: ConfigFile, as_json: AsJson = False) -> None:
         print(f"next: textcam audit {loaded.store}\n      textcam report {loaded.store} report")
 
 
+app.command()(upkeep.add)
+
+
 # --- asking a store ---------------------------------------------------------------------------------------
 
-for command in (ask.explain, ask.search, ask.audit, ask.report, ask.info, ask.sql):
+for command in (ask.explain, ask.search, ask.audit, ask.report, ask.info, ask.sql, upkeep.diff):
     app.command()(command)
 
 
@@ -155,6 +158,9 @@ def verify(store: Store, as_json: AsJson = False, snapshot: SnapshotNumber = Non
         print(f"problems: {len(problems)}" if problems else "ok")
     if problems:
         raise SystemExit(1)
+
+
+app.command()(upkeep.prune)
 
 
 @app.command()

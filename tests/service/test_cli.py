@@ -36,13 +36,16 @@ COMMANDS = {
     "init": "textcam init",
     "plan": "textcam plan",
     "precompute": "textcam precompute",
+    "add": "textcam add",
     "explain": "textcam explain",
     "search": "textcam search",
     "audit": "textcam audit",
     "report": "textcam report",
     "info": "textcam info",
     "sql": "textcam sql",
+    "diff": "textcam diff",
     "verify": "textcam verify",
+    "prune": "textcam prune",
     "doctor": "textcam doctor",
 }
 
