@@ -25,7 +25,7 @@ from textcam.source_images import SourceImages, namings, places
 
 RUN = RunSection(executor="inline", shard_size=5, device="cpu", batch_size=64)
 PER_IMAGE = ("images", "embeddings", "activations", "errors")
-NO_MAPS = {"report": {"exemplars": 0}}
+NO_MAPS = {"report": {"exemplars": 0}, "proof": {"findings": 0}}  # a proof, too, needs the originals
 OLD, ALL = 14, 23
 
 
