@@ -1,0 +1,85 @@
+"""Presence regression, against the formula written out and on a case that is decided by hand."""
+
+import numpy as np
+import pytest
+
+from store.errors import ConfigError
+from textcam.naming import FEWEST, PresenceMoments
+
+
+def world(n: int = 211, texts: int = 5, channels: int = 7) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(3)
+    present = rng.random((n, texts)) < (0.1, 0.3, 0.5, 0.7, 0.2)[:texts]
+    pooled = np.maximum(
+        present @ rng.normal(size=(texts, channels)) + 0.3 * rng.normal(size=(n, channels)), 0
+    )
+    return present, (np.rint(pooled * 2**15) / 2**15).astype(np.float32)
+
+
+def slow_scores(present: np.ndarray, pooled: np.ndarray, shrinkage: float) -> np.ndarray:
+    """The regression one channel at a time, on standardised columns."""
+    p = (present - present.mean(0)) / present.std(0)
+    made = []
+    for a in pooled.T.astype(float):
+        z = (a - a.mean()) / a.std()
+        left = (1 - shrinkage) * p.T @ p / len(p) + shrinkage * np.eye(p.shape[1])
+        made.append(np.linalg.inv(left) @ (p.T @ z / len(p)))
+    return np.array(made)
+
+
+def test_agrees_with_the_formula() -> None:
+    present, pooled = world()
+    moments = PresenceMoments(5, 7)
+    moments.update(present, pooled)
+    assert np.allclose(moments.scores(0.1), slow_scores(present, pooled, 0.1), atol=1e-6)
+
+
+def test_any_order_and_any_merge_give_the_same_bits() -> None:
+    present, pooled = world()
+    whole = PresenceMoments(5, 7)
+    whole.update(present, pooled)
+    parts = [PresenceMoments(5, 7) for _ in range(3)]
+    order = np.random.default_rng(0).permutation(len(present))
+    for part, rows in zip(parts, np.array_split(order, 3), strict=True):
+        part.update(present[rows], pooled[rows])
+    parts[2].merge(parts[0])
+    parts[2].merge(parts[1])
+    assert (parts[2].scores() == whole.scores()).all()
+    assert parts[2].images == len(present)
+
+
+def test_the_rare_images_that_show_only_one_of_two_decide() -> None:
+    rng = np.random.default_rng(1)
+    cause = rng.random(2000) < 0.5
+    companion = np.where(rng.random(2000) < 0.97, cause, ~cause)
+    pooled = np.stack([cause + 0.1 * rng.random(2000), rng.random(2000)], 1).astype(np.float32)
+    moments = PresenceMoments(2, 2)
+    moments.update(np.stack([cause, companion], 1), pooled)
+    alone = moments.correlations()[1][:, 0]
+    assert alone.min() > 0.9, "alone, both texts go with the channel"
+    together = moments.scores()[0]
+    assert together[1] < 0.35 * together[0]
+
+
+def test_texts_that_hardly_vary_and_channels_that_do_not_score_zero() -> None:
+    present = np.zeros((100, 3), bool)
+    present[: FEWEST - 1, 0] = True
+    present[:50, 1] = True
+    present[:, 2] = True
+    pooled = np.stack([present[:, 0], present[:, 1], np.ones(100)], 1).astype(np.float32)
+    moments = PresenceMoments(3, 3)
+    moments.update(present, pooled)
+    scores = moments.scores()
+    assert (scores[:, [0, 2]] == 0).all()
+    assert (scores[2] == 0).all()
+    assert scores[1, 1] > 0.9
+
+
+def test_refuses_what_it_cannot_use() -> None:
+    moments = PresenceMoments(2, 1)
+    with pytest.raises(ConfigError, match="NaN"):
+        moments.update(np.ones((1, 2), bool), np.full((1, 1), np.nan, np.float32))
+    with pytest.raises(ConfigError, match="Shrinkage"):
+        moments.scores(0.0)
+    with pytest.raises(ConfigError, match="merged"):
+        moments.merge(PresenceMoments(3, 1))
