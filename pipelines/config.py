@@ -70,7 +70,7 @@ class DirectionsSection(Section):
     """How channel directions are fitted (see textcam.lda)."""
 
     examples: int = Field(default=100, ge=2, description="M, images a side")
-    shrinkage: Annotated[float, Field(gt=0, le=1)] | Literal["ledoit-wolf"] = 0.5
+    shrinkage: Annotated[float, Field(gt=0, le=1)] | Literal["ledoit-wolf"] = 0.1
     regions: bool = True
 
 
@@ -82,7 +82,7 @@ class WordsSection(Section):
     sparsity: float = Field(default=0.05, ge=0)
     relative_sparsity: float = Field(default=0.25, ge=0, lt=1)
     decorrelation: float = Field(default=0.1, ge=0)
-    form: Literal["whole", "region", "both"] = "both"
+    form: Literal["named", "both", "region", "whole"] = "named"
     centre: bool = True
     contrast: bool = True
 

@@ -16,13 +16,16 @@ from pipelines.directions import Examples, Fitted
 from pipelines.extract import ShardRecord
 from pipelines.ledger import File, WorkFile, read_arrays, write_arrays
 from pipelines.partial import read_weights
+from pipelines.shard_rows import sample_embeddings, stream_rows
 from store.manifest import PartRecord
 from store.reader import as_matrix, read_part
 from store.writer import write_part
 from textcam.explain import explain, mean_baseline, word_directions
 from textcam.groups import group_channels, group_directions
-from textcam.records import make_rows
-from textcam.select import nearest_texts, similarity, smaller_of_both
+from textcam.naming import PresenceMoments, named_directions
+from textcam.presence import ConceptPresence
+from textcam.records import channel_text_rows, make_rows
+from textcam.select import NO_TEXT, Selection, nearest_texts, similarity, smaller_of_both
 from textcam.texts import TextBank, embed_bank
 
 Array = NDArray[Any]
@@ -51,28 +54,30 @@ def embed_texts(bench: Bench, bank: TextBank, key: str) -> WorkFile:
 
 
 def describe_channels(
-    bench: Bench, examples: Examples, fitted: Fitted, bank: TextBank, texts: File, key: str
+    bench: Bench,
+    records: Sequence[ShardRecord],
+    examples: Examples,
+    fitted: Fitted,
+    bank: TextBank,
+    texts: File,
+    key: str,
 ) -> tuple[WorkFile, list[PartRecord]]:
     """Group the channels, and give channels and groups their words.
 
-    Writes ``texts``, ``channels`` and ``groups``, and a work file with what explanations need.
+    Writes ``texts``, ``channels``, ``channel_texts`` and ``groups``, and a work file for explanations.
     """
     words, head = bench.config.words, bench.classifier.head
     embedded = read_arrays(bench.store, texts)
     text_embeddings, text_ids = embedded["texts"], bank.text_ids
-    directions = word_directions(fitted.whole, fitted.region, words.form, centre=words.centre)
+    coefficients = np.zeros((len(fitted.whole), len(text_ids)), np.float32)
+    if words.form == "named":
+        coefficients = presence_coefficients(bench, records, bank, text_embeddings)
+    named = named_directions(coefficients, text_embeddings)
+    directions = word_directions(fitted.whole, fitted.region, words.form, centre=words.centre, named=named)
     group_of = group_channels(directions, bench.config.groups.count)
     groups = int(group_of.max()) + 1
     by_group = group_directions(directions, group_of, groups)
-
-    scores = None
-    if words.form == "both" and fitted.region.any():
-        whole, region = (
-            word_directions(fitted.whole, fitted.region, form, centre=words.centre)
-            for form in ("whole", "region")
-        )
-        scores = smaller_of_both(similarity(whole, text_embeddings), similarity(region, text_embeddings))
-    of_channels = nearest_texts(directions, text_embeddings, top=words.top, scores=scores)
+    of_channels = channel_words(bench, fitted, directions, coefficients, text_embeddings)
     of_groups = nearest_texts(by_group, text_embeddings, top=words.top)
     tables, name = bench.tables, key[:12]
     made = {
@@ -90,6 +95,7 @@ def describe_channels(
             text_ids=_named(of_channels.text_index, text_ids),
             similarities=_kept(of_channels.text_index, of_channels.similarities),
         ),
+        "channel_texts": channel_text_rows(tables["channel_texts"], coefficients, text_ids),
         "groups": make_rows(
             tables["groups"],
             group_id=np.arange(groups),
@@ -111,6 +117,41 @@ def describe_channels(
     if head is not None:
         shared["head"] = head.weights
     return write_arrays(bench.store, f"work/shared/{key}.safetensors", shared), parts
+
+
+def presence_coefficients(
+    bench: Bench, records: Sequence[ShardRecord], bank: TextBank, text_embeddings: Array
+) -> NDArray[np.float32]:
+    """(K, T): the texts whose presence in an image goes with each channel, from all stored images."""
+    presence = ConceptPresence(text_embeddings, bank.kinds, sample=sample_embeddings(bench, records))
+    moments = PresenceMoments(len(bank.texts), bench.dims.channels)
+    for rows in stream_rows(bench, records, embeddings=True):
+        moments.update(presence(rows.embeddings), rows.pooled)
+    return moments.coefficients()
+
+
+def channel_words(
+    bench: Bench, fitted: Fitted, directions: Array, coefficients: Array, text_embeddings: Array
+) -> Selection:
+    """The words of each channel: the texts whose presence goes with it, or, where there are none, the nearest
+    to its directions.
+    """
+    words, scores = bench.config.words, None
+    if words.form in ("named", "both") and fitted.region.any():
+        whole, region = (
+            word_directions(fitted.whole, fitted.region, form, centre=words.centre)
+            for form in ("whole", "region")
+        )
+        scores = smaller_of_both(similarity(whole, text_embeddings), similarity(region, text_embeddings))
+    near = nearest_texts(directions, text_embeddings, top=words.top, scores=scores)
+    by_presence = nearest_texts(directions, text_embeddings, top=words.top, scores=coefficients)
+    present = np.take_along_axis(coefficients, np.maximum(by_presence.text_index, 0), axis=1) > 0
+    found = coefficients.any(axis=1, keepdims=True)
+    return Selection(
+        np.where(found, np.where(present, by_presence.text_index, NO_TEXT), near.text_index),
+        np.where(found, by_presence.coefficients, near.coefficients),
+        np.where(found, by_presence.similarities, near.similarities),
+    )
 
 
 def _named(index: Array, text_ids: Array) -> list[Array]:

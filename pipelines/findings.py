@@ -4,8 +4,7 @@ Candidates come from shares of evidence; presence of a concept from the image em
 stored activations. No image is opened and memory does not grow with N.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,9 @@ from pipelines.bench import Bench
 from pipelines.describe import Described
 from pipelines.extract import ShardRecord
 from pipelines.ledger import read_arrays
+from pipelines.shard_rows import read_rows, sample_embeddings, stream_rows
 from store.manifest import PartRecord
-from store.reader import as_matrix, read_part
+from store.reader import read_part
 from store.writer import write_part
 from textcam.audit import Finding, candidates, carrying_groups, core_texts, find_shortcuts, supported
 from textcam.presence import ConceptCounts, ConceptPresence
@@ -25,48 +25,6 @@ from textcam.records import class_text_rows, finding_rows, make_rows
 from textcam.shares import ClassMeans, TextShares
 from textcam.texts import TextBank
 from textcam.whatif import WhatIf
-
-SAMPLE = 4096  # image embeddings from which thresholds of texts without rivals are taken
-
-
-@dataclass(frozen=True)
-class ShardRows:
-    """Some images of one shard, joined by id: (B,) ids, labels (-1 for none), predictions, right or not."""
-
-    image_ids: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    predictions: NDArray[np.int64]
-    confidences: NDArray[np.float32]
-    pooled: NDArray[np.float32]
-    embeddings: NDArray[np.float32]
-
-
-def read_rows(
-    bench: Bench, record: ShardRecord, *, pooled: bool = True, embeddings: bool = True
-) -> ShardRows | None:
-    """A shard's images with their numbers, sorted by id."""
-    images = record.part("images")
-    if images is None:
-        return None
-    rows = read_part(bench.store, images, ["image_id", "label", "prediction", "confidence"])
-    ids = rows["image_id"].to_numpy()
-
-    def joined(table: str, column: str, wanted: bool, width: int) -> NDArray[np.float32]:
-        part = record.part(table)
-        if not wanted or part is None:
-            return np.zeros((len(ids), 0 if not wanted else width), np.float32)
-        found = read_part(bench.store, part)
-        place = np.searchsorted(found["image_id"].to_numpy(), ids)  # both are sorted by id
-        return as_matrix(found[column].combine_chunks())[place]
-
-    return ShardRows(
-        ids,
-        rows["label"].fill_null(-1).to_numpy().astype(np.int64),
-        rows["prediction"].to_numpy().astype(np.int64),
-        rows["confidence"].to_numpy(),
-        joined("activations", "pooled", pooled, bench.dims.channels),
-        joined("embeddings", "embedding", embeddings, bench.dims.embedding),
-    )
 
 
 def text_shares(
@@ -120,19 +78,19 @@ def find(
     head = bench.classifier.head
     means = ClassMeans(len(names), bench.dims.channels)
     labelled = False
-    for rows in _stream(bench, records, embeddings=False):
+    for rows in stream_rows(bench, records, embeddings=False):
         means.update(rows.predictions, rows.pooled)
         labelled |= bool((rows.labels >= 0).any())
     contributions = means.mean if head is None else means.mean * head.weights
     pairs = carrying_groups(
         class_id, text_index, contributions, shared["directions"], shared["group_of"], text_embeddings
     )
-    presence = ConceptPresence(text_embeddings, bank.kinds, sample=_sample(bench, records))
+    presence = ConceptPresence(text_embeddings, bank.kinds, sample=sample_embeddings(bench, records))
     counts = ConceptCounts(len(names), len(bank.texts), labelled=labelled)
     flips = None
     if head is not None:
         flips = WhatIf(head.weights, head.bias, shared["group_of"], shared["mean_pooled"], pairs)
-    for rows in _stream(bench, records, embeddings=True):
+    for rows in stream_rows(bench, records, embeddings=True):
         present = presence(rows.embeddings)
         counts.update(rows.predictions, present, rows.labels if labelled else None)
         if flips is not None:
@@ -148,29 +106,6 @@ def find(
         kinds=bank.kinds,
     )
     return supported(found)
-
-
-def _stream(bench: Bench, records: Sequence[ShardRecord], *, embeddings: bool) -> Iterator[ShardRows]:
-    for record in records:
-        rows = read_rows(bench, record, embeddings=embeddings)
-        if rows is not None:
-            yield rows
-
-
-def _sample(bench: Bench, records: Sequence[ShardRecord]) -> NDArray[np.float32]:
-    """(n, D): the images with the lowest ids. Ids are hashes, so these are a random draw, the same for any
-    sharding."""
-    ids, embeddings = np.zeros(0, np.int64), np.zeros((0, bench.dims.embedding), np.float32)
-    for record in records:
-        part = record.part("embeddings")
-        if part is None:
-            continue
-        rows: pa.Table = read_part(bench.store, part).slice(0, SAMPLE)  # sorted by id
-        ids = np.concatenate([ids, rows["image_id"].to_numpy()])
-        embeddings = np.concatenate([embeddings, as_matrix(rows["embedding"].combine_chunks())])
-        keep = np.argsort(ids)[:SAMPLE]
-        ids, embeddings = ids[keep], embeddings[keep]
-    return embeddings
 
 
 # --- classes --------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipelines.bench import Bench
 from pipelines.directions import gather_embeddings
 from pipelines.extract import ShardRecord
-from pipelines.findings import read_rows
+from pipelines.shard_rows import read_rows
 from textcam.presence import NO_RIVALS, ConceptPresence
 from textcam.trials import NO_TEXT, Stranger
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from pipelines.bench import Bench
 from pipelines.extract import Batch, ShardRecord, add_image, stack
-from pipelines.findings import read_rows
 from pipelines.images import ImagePlan, Shard
 from pipelines.ledger import File, read_arrays
+from pipelines.shard_rows import read_rows
 from store.index import INDEXED, index_table
 from store.manifest import IndexRecord, Manifest, PartRecord, read_manifest, snapshots
 from store.reader import Snapshot

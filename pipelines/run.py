@@ -209,7 +209,7 @@ class Run(Spreader):
 
         def name_channels() -> tuple[Any, Sequence[File]]:
             self.report(Progress("words", 0, 1))
-            shared, parts = describe.describe_channels(bench, examples, fitted, bank, texts, key)
+            shared, parts = describe.describe_channels(bench, shards, examples, fitted, bank, texts, key)
             return [WORK_FILES.dump(shared), [PARTS.dump(part) for part in parts]], [shared, texts, *parts]
 
         shared_plain, plain_parts = self.ledger.once("words", key, name_channels)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: the table channel_texts
 
 KINDS = ("object", "part", "colour", "texture", "material", "scene", "artefact", "other")
 SIDES = ("positive", "negative")
@@ -102,6 +102,7 @@ def tables(dims: Dims) -> dict[str, Table]:
             text_ids=_list(i64),
             similarities=_list(f32),
         ),
+        table("channel_texts", ("channel", "text_id"), channel=i32, text_id=i64, coefficient=f32),
         table(
             "groups",
             ("group_id",),

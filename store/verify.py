@@ -24,7 +24,7 @@ from store.storage import Storage, open_storage
 from store.vectors import VectorIndex
 from store.writer import MAY_BE_NONE, NO_ID, check_values, strictly_ascending
 
-OPTIONAL = ("errors", "findings", "maps")
+OPTIONAL = ("errors", "channel_texts", "findings", "maps")
 UNIT = {
     "embeddings": ("embedding",),
     "texts": ("embedding",),
@@ -43,6 +43,7 @@ REFERENCES: dict[str, dict[str, str]] = {
     "activations": {"image_id": "images"},
     "examples": {"channel": "channels", "image_id": "images"},
     "channels": {"group_id": "groups", "text_ids": "texts"},
+    "channel_texts": {"channel": "channels", "text_id": "texts"},
     "groups": {"channels": "channels", "text_ids": "texts"},
     "class_texts": {"class_id": "classes", "text_id": "texts"},
     "explanations": {"image_id": "images", "class_id": "classes", "text_ids": "texts", "group_ids": "groups"},

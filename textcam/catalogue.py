@@ -18,6 +18,7 @@ from store.reader import Snapshot, as_matrix
 from textcam.answers import Word
 from textcam.arrays import Floats, Ids
 from textcam.explain import word_directions
+from textcam.naming import named_directions
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,17 @@ class Catalogue:
         rows = self._snapshot.table("channels")
         whole, region = _matrix(rows["direction"]), _matrix(rows["region_direction"])
         plain = rows.drop_columns(["direction", "region_direction"])
-        directions = word_directions(whole, region, self._form, centre=self._centre)
+        named = self._named(len(whole)) if self._form == "named" else None
+        directions = word_directions(whole, region, self._form, centre=self._centre, named=named)
         return Channels(directions, rows["group_id"].to_numpy(), plain.to_pylist())
+
+    def _named(self, channels: int) -> Floats:
+        """Directions (K, D) of the texts whose presence goes with each channel."""
+        rows = self._snapshot.table("channel_texts")
+        coefficients = np.zeros((channels, len(self.texts.ids)), np.float32)
+        columns = self.texts.rows_of(rows["text_id"].to_pylist())
+        coefficients[rows["channel"].to_numpy(), columns] = rows["coefficient"].to_numpy()
+        return named_directions(coefficients, self.texts.embeddings)
 
     @cached_property
     def groups(self) -> dict[int, dict[str, Any]]:

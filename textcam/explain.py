@@ -98,24 +98,31 @@ def explain(
     )
 
 
-def word_directions(whole: Floats, region: Floats, form: str, *, centre: bool = True) -> Floats:
+def word_directions(
+    whole: Floats, region: Floats, form: str, *, centre: bool = True, named: Floats | None = None
+) -> Floats:
     """The channel directions (K, D) that words are chosen by (ours).
 
     ``whole`` and ``region`` (K, D) are the directions from whole images and from regions, rows of unit
     length or zeros. ``form`` is "whole", "region" or "both", the bisector of the two; a channel without a
-    region direction keeps its whole one. ``centre`` takes out what all channels share, in each form by
+    region direction keeps its whole one. "named" is as "both" with ``named`` (K, D), the directions of the
+    texts whose presence goes with the channel (``textcam.naming``), in the place of ``whole``, where there
+    are any. ``centre`` takes out what all channels share, in each form by
     itself: regions where anything fires differ from the rest of an image in one common way, which names no
     channel. The paper's form is "whole", not centred. ConfigError for another form.
     """
     whole, region = as_floats("whole", whole, (None, None)), as_floats("region", region, np.shape(whole))
-    if form not in ("whole", "region", "both"):
+    if form not in ("named", "both", "region", "whole"):
         raise ConfigError(
-            f"Unknown form of directions {form!r}.", where="words.form", fix="whole, region or both"
+            f"Unknown form of directions {form!r}.", where="words.form", fix="named, both, region or whole"
         )
     if centre:
         whole, region = _without_shared(whole), _without_shared(region)
     if form == "whole":
         return whole
+    if form == "named" and named is not None:
+        named = as_floats("named", named, whole.shape)
+        whole = np.where(named.any(axis=1, keepdims=True), named, whole)
     found = region.any(axis=1, keepdims=True)
     made: Floats = np.where(found, region if form == "region" else unit_rows(whole + region), whole)
     return made

@@ -23,10 +23,12 @@ from numpy.typing import NDArray
 
 from store.errors import ConfigError
 from textcam.accumulate import ACTIVATION_BITS, LARGEST_ACTIVATION
-from textcam.arrays import Doubles, Floats, check_shape
+from textcam.arrays import Doubles, Floats, Ids, as_floats, check_shape, unit_rows
 from textcam.exact import EXACT, ExactSum
+from textcam.select import minimise
 
-SHRINKAGE = 0.05
+SHRINKAGE, SPARSITY = 0.05, 0.2
+_BLOCK = 64  # channels solved together
 FEWEST = 8  # images that show a text, and that do not, before it may name anything
 
 
@@ -101,6 +103,29 @@ class PresenceMoments:
         with_channels = np.where(np.outer(usable, varies), with_channels / np.outer(spread, size), 0.0)
         return between, with_channels
 
+    def coefficients(self, *, shrinkage: float = SHRINKAGE, sparsity: float = SPARSITY) -> Floats:
+        """b (K, T), float32, not negative and mostly 0: the texts whose presence makes each channel fire.
+
+        As ``scores``, with b >= 0 and a price of ``sparsity`` (0 to 1) times the best text's correlation for
+        each unit of b, so that a channel is one or a few texts. All 0 where no text goes with the channel.
+        Raises ConfigError for amounts out of range.
+        """
+        if not (0 < shrinkage <= 1 and 0 <= sparsity < 1):
+            raise ConfigError(
+                f"Shrinkage {shrinkage!r} or sparsity {sparsity!r} is out of range.", where="naming"
+            )
+        between, with_channels = self.correlations()
+        known = np.flatnonzero(np.diagonal(between) > 0)
+        made = np.zeros((self.channels, self.texts), np.float32)
+        system = _Columns((1 - shrinkage) * between[np.ix_(known, known)] + shrinkage * np.eye(len(known)))
+        linear = with_channels[known].T  # (K, T')
+        linear = linear - sparsity * np.maximum(linear.max(axis=1, keepdims=True, initial=0.0), 0.0)
+        for start in range(0, self.channels if len(known) else 0, _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            candidates = np.broadcast_to(np.arange(len(known)), linear[rows].shape)
+            made[rows, known] = minimise(system, candidates, linear[rows])
+        return made
+
     def scores(self, shrinkage: float = SHRINKAGE) -> Floats:
         """b (K, T), float32: how well the presence of each text predicts each channel, beside the other
         texts.
@@ -116,3 +141,24 @@ class PresenceMoments:
             system = (1 - shrinkage) * between[np.ix_(known, known)] + shrinkage * np.eye(len(known))
             made[:, known] = np.linalg.solve(system, with_channels[known]).T
         return made
+
+
+class _Columns:
+    """A matrix (T, T) as ``minimise`` asks for it."""
+
+    def __init__(self, matrix: Doubles) -> None:
+        self._matrix = matrix
+
+    def column(self, rows: Ids, column: Ids) -> Doubles:
+        """matrix[rows[b], column[b]] (b, S) for ``rows`` (b, S) and ``column`` (b,)."""
+        picked: Doubles = self._matrix[rows, column[:, None]]
+        return picked
+
+
+def named_directions(coefficients: Floats, text_embeddings: Floats) -> Floats:
+    """Unit directions (K, D): of each channel the sum of its texts, ``coefficients`` (K, T) times the unit
+    embeddings (T, D) without their mean; zeros for a channel without texts.
+    """
+    texts = as_floats("text_embeddings", text_embeddings, (None, None)).astype(np.float64)
+    amounts = as_floats("coefficients", coefficients, (None, len(texts))).astype(np.float64)
+    return unit_rows(amounts @ (texts - texts.mean(axis=0)))

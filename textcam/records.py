@@ -136,6 +136,12 @@ def findings_of(rows: pa.Table) -> list[Finding]:
     return sorted(made, key=lambda finding: finding.rank)
 
 
+def channel_text_rows(table: Table, coefficients: Array, text_ids: Array) -> pa.Table:
+    """Rows of ``channel_texts`` from ``coefficients`` (K, T), one for each that is not 0."""
+    channel, text = np.nonzero(coefficients)
+    return make_rows(table, channel=channel, text_id=text_ids[text], coefficient=coefficients[channel, text])
+
+
 def class_text_rows(table: Table, shares: TextShares, text_ids: Array) -> pa.Table:
     """Rows of ``class_texts``: the texts that were a word of at least one of the class's images."""
     rows = shares.rows()

@@ -17,6 +17,7 @@ All is computed in float64 and ties are broken by number, so a target gets the s
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,6 +142,13 @@ def select_texts(
     return _padded(np.where(found > 0, index, NO_TEXT), found * length[:, None], near, top)
 
 
+class Columns(Protocol):
+    """A symmetric, positive matrix of which single columns are asked for."""
+
+    def column(self, rows: Ids, column: Ids) -> Doubles:
+        """Entries [rows[b], column[b]] (b, S) for ``rows`` (b, S) and ``column`` (b,)."""
+
+
 class Quadratic:
     """Q of the problem over texts (T, D): inner products, plus ``decorrelation`` times squared cosines.
 
@@ -168,7 +176,7 @@ class Quadratic:
         return made
 
 
-def minimise(quadratic: Quadratic, candidates: Ids, linear: Doubles) -> Doubles:
+def minimise(quadratic: Columns, candidates: Ids, linear: Doubles) -> Doubles:
     """Minimise b'Q b - 2 l'b over b >= 0 for each row of ``candidates`` (b, S) and ``linear`` l (b, S).
 
     Lawson and Hanson's active set method for all rows at once: each round, every row that is not done takes

@@ -241,6 +241,7 @@ def _whole_tables(world: TinyWorld) -> dict[str, dict[str, Any]]:
             "embedding": world.text_embeddings,
         },
         "classes": _classes(world),
+        "channel_texts": _channel_texts(world),
         "class_texts": _class_texts(world),
         "findings": _findings(world),
         "maps": _maps(world),
@@ -270,6 +271,15 @@ def _channels(world: TinyWorld) -> dict[str, Any]:
         "group_id": world.group_of,
         "text_ids": [ids for ids, _ in words],
         "similarities": [values for _, values in words],
+    }
+
+
+def _channel_texts(world: TinyWorld) -> dict[str, Any]:
+    nearest = [world.nearest_texts(direction)[0][0] for direction in world.directions]
+    return {
+        "channel": range(world.channels),
+        "text_id": nearest,
+        "coefficient": np.linspace(0.2, 0.8, world.channels),
     }
 
 

@@ -99,6 +99,10 @@ def test_forms_of_channel_directions_by_hand():
     assert word_directions(whole, region, "region", centre=False).tolist() == [[0, 0, 1], [0, 1, 0]]
     both = word_directions(whole, region, "both", centre=False)
     assert_allclose(both, [[0.5**0.5, 0, 0.5**0.5], [0, 1, 0]], atol=1e-6)
+    names = np.array([[0.0, 1, 0], [0, 0, 0]])
+    named = word_directions(whole, region, "named", centre=False, named=names)
+    assert_allclose(named, [[0, 0.5**0.5, 0.5**0.5], [0, 1, 0]], atol=1e-6)
+    assert word_directions(whole, region, "named", centre=False).tolist() == both.tolist()
     with pytest.raises(ConfigError, match="Unknown form"):
         word_directions(whole, region, "half")
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import nnls
 
 from store.errors import ConfigError
-from textcam.naming import FEWEST, PresenceMoments
+from textcam.naming import FEWEST, PresenceMoments, named_directions
 
 
 def world(n: int = 211, texts: int = 5, channels: int = 7) -> tuple[np.ndarray, np.ndarray]:
@@ -83,3 +84,40 @@ def test_refuses_what_it_cannot_use() -> None:
         moments.scores(0.0)
     with pytest.raises(ConfigError, match="merged"):
         moments.merge(PresenceMoments(3, 1))
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.3])
+def test_coefficients_are_those_of_a_slow_solver(sparsity: float) -> None:
+    present, pooled = world()
+    moments = PresenceMoments(5, 7)
+    moments.update(present, pooled)
+    between, with_channels = moments.correlations()
+    root = np.linalg.cholesky(0.9 * between + 0.1 * np.eye(5))
+    for made, linear in zip(
+        moments.coefficients(shrinkage=0.1, sparsity=sparsity), with_channels.T, strict=True
+    ):
+        wanted = nnls(root.T, np.linalg.solve(root, linear - sparsity * max(linear.max(), 0)))[0]
+        assert np.allclose(made, wanted, atol=1e-5)
+        assert (made >= 0).all()
+
+
+def test_a_channel_that_goes_with_no_text_has_no_coefficients() -> None:
+    rng = np.random.default_rng(5)
+    present = rng.random((400, 3)) < 0.4
+    pooled = np.stack([1.0 - present[:, 0], present[:, 0]], 1).astype(np.float32)
+    pooled[:, 0] -= 0.5 * (present[:, 1] | present[:, 2])
+    moments = PresenceMoments(3, 2)
+    moments.update(present, pooled)
+    against, along = moments.coefficients()
+    assert not against.any()
+    assert along[0] > 0.7
+    assert (along[1:] < 0.1).all()
+
+
+def test_directions_of_names_by_hand() -> None:
+    texts = np.eye(3, dtype=np.float32)
+    coefficients = np.array([[2, 0, 0], [0, 0, 0], [1, 1, 0]], np.float32)
+    made = named_directions(coefficients, texts)
+    assert np.allclose(made[0], np.array([2, -1, -1]) / 6**0.5, atol=1e-6)
+    assert (made[1] == 0).all()
+    assert np.allclose(made[2], np.array([1, 1, -2]) / 6**0.5, atol=1e-6)

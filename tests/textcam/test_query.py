@@ -347,6 +347,7 @@ def test_info_tells_what_the_store_holds(query: Query, store: Path) -> None:
         "activations": 11,
         "examples": 28,
         "channels": 7,
+        "channel_texts": 7,
         "groups": 2,
         "texts": 13,
         "classes": 3,
