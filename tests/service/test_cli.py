@@ -377,7 +377,7 @@ def test_info_tells_counts_and_models(textcam: Run, store: Path) -> None:
     lines = textcam("info", store).out.splitlines()
     assert lines[:6] == [
         f"store       {store}",
-        "snapshot    1 (format 1)",
+        "snapshot    1 (format 2)",
         "images      11, not used: 1",
         "classifier  timm:resnet18 (random): 7 channels in 2 groups, 3 classes",
         "encoder     ViT-B-32 (none): 17 numbers, 13 texts",
