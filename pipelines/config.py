@@ -60,10 +60,20 @@ class TextsSection(Section):
 
 
 class CamSection(Section):
-    """How channel weights are made. With a GAP + linear head all gradient methods equal the head's
-    weights."""
+    """How channel weights are made (see textcam.cam_methods). With a GAP + linear head all methods but
+    gradcam++, ablationcam and the scorecams equal the head's weights."""
 
-    method: Literal["gradcam-frozen", "gradcam", "gradcam++", "xgradcam", "cam"] = "gradcam-frozen"
+    method: Literal[
+        "gradcam-frozen",
+        "gradcam",
+        "gradcam++",
+        "xgradcam",
+        "cam",
+        "shapleycam",
+        "ablationcam",
+        "scorecam",
+        "scorecam-signed",
+    ] = "gradcam-frozen"
 
 
 class DirectionsSection(Section):

@@ -17,6 +17,7 @@ from pipelines.execute import worker_count
 from pipelines.extract import Batch, read_batches, stack
 from pipelines.images import ImagePlan, Shard, plan_shards
 from pipelines.labels import class_ids_of, read_aliases
+from textcam.cam_methods import METHODS
 
 PROBE_IMAGES = 64
 
@@ -51,6 +52,11 @@ def plan(config: Config) -> PlanSummary:
     workers = worker_count(config.run)
     per_image = {name: seconds / max(tried, 1) for name, seconds in spent.items()}
     reading, device = per_image["read and decode"], per_image["classifier"] + per_image["encoder"]
+    if bench.classifier.head is None:  # then every image's explanation needs channel weights of its own
+        passes = METHODS[config.cam.method].passes(bench.classifier.channels, linear_head=False)
+        if passes:
+            per_image["channel weights"] = passes * per_image["classifier"]
+            device += per_image["channel weights"]
     # On a GPU the two sides overlap; on cores they share the same time.
     pace = max(reading, device) if config.run.gpus_per_worker else reading + device
     slowest = max(per_image, key=lambda name: per_image[name])

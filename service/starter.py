@@ -26,7 +26,8 @@ texts:
   templates: null         # e.g. ["a photo of {{}}", "a close-up of {{}}"]; null: built in
 
 cam:
-  method: gradcam-frozen  # gradcam-frozen | gradcam | gradcam++ | xgradcam | cam (all alike for GAP + linear)
+  method: gradcam-frozen  # gradcam-frozen | gradcam | gradcam++ | xgradcam | cam | shapleycam; slow, for some
+                          # images: ablationcam | scorecam | scorecam-signed
 
 directions:
   examples: 100           # images a side that show what a channel responds to

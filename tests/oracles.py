@@ -31,6 +31,55 @@ def gradcam_plus_plus(gradients, maps):
     return made
 
 
+def enlarged(small, height, width):
+    """Bilinear, corner cells at the corners: (h, w) -> (height, width)."""
+    made = np.zeros((height, width))
+    for y, x in itertools.product(range(height), range(width)):
+        v, u = (y * (small.shape[0] - 1) / (height - 1), x * (small.shape[1] - 1) / (width - 1))
+        top, left = min(int(v), small.shape[0] - 2), min(int(u), small.shape[1] - 2)
+        for i, j in itertools.product((0, 1), (0, 1)):
+            share = abs(1 - i - (v - top)) * abs(1 - j - (u - left))
+            made[y, x] += share * float(small[top + i, left + j])
+    return made
+
+
+def score_increases(logit_of, image, maps):
+    """logit(image * mask) - logit(0) for each channel's map (K, h, w), brought to 0..1."""
+    made = []
+    for channel in maps:
+        mask = enlarged(channel, *image.shape[1:])
+        spread = mask.max() - mask.min()
+        mask = (mask - mask.min()) / spread if spread > 0 else np.zeros_like(mask)
+        made.append(logit_of(image * mask) - logit_of(np.zeros_like(image)))
+    return np.array(made)
+
+
+def ablation_drops(logit_of_maps, maps):
+    """logit - logit with channel j of the maps (K, h, w) set to zero."""
+    made = []
+    for j in range(len(maps)):
+        without = maps.copy()
+        without[j] = 0
+        made.append(logit_of_maps(maps) - logit_of_maps(without))
+    return np.array(made)
+
+
+def shapley_weights(logit_of_maps, maps, step=1e-3):
+    """Sum over cells of g - (H A) / 2, by differences of the logit along the cells and along the maps."""
+
+    def slope(at, j, y, x):
+        plus, minus = at.copy(), at.copy()
+        plus[j, y, x] += step
+        minus[j, y, x] -= step
+        return (logit_of_maps(plus) - logit_of_maps(minus)) / (2 * step)
+
+    made = np.zeros(len(maps))
+    for j, y, x in itertools.product(*(range(size) for size in maps.shape)):
+        along = (slope(maps * (1 + step), j, y, x) - slope(maps * (1 - step), j, y, x)) / (2 * step)
+        made[j] += slope(maps, j, y, x) - along / 2
+    return made
+
+
 # --- examples and moments -----------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ other (evaluation mode).
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,16 +17,18 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from store.errors import ModelError
-from textcam import cam
 from textcam.arrays import Floats
+from textcam.cam_methods import METHODS, CamMethod, head_rows
 from textcam.class_names import class_names_of
 from textcam.device import choose_device
 from textcam.frozen_norms import frozen_norms
 from textcam.layers import TargetLayer, captured, find_target
 from textcam.linear_head import logits_of
 from textcam.networks import build_network
+from textcam.perturbation import ablation_drops, score_increases
 from textcam.preprocess import Preprocess
 from textcam.weights import hash_state
 
@@ -46,28 +48,6 @@ class ClassifierOutput:
     pooled: Floats
     logits: Floats
     maps: Floats | None = None
-
-
-@dataclass(frozen=True)
-class CamMethod:
-    """How channel weights come from gradients and maps (B, K, h, w) of one logit an image.
-
-    ``head_row``: for a linear head the outcome is the head's own row, whatever the image. ``frozen``: norms
-    behind the target layer pass gradients with their scale held (see ``frozen_norms``).
-    """
-
-    formula: Callable[[Floats, Floats], Floats] | None
-    head_row: bool
-    frozen: bool = False
-
-
-METHODS: dict[str, CamMethod] = {
-    "cam": CamMethod(None, head_row=True),
-    "gradcam": CamMethod(lambda gradients, maps: cam.gradcam(gradients), head_row=True),
-    "gradcam++": CamMethod(cam.gradcam_plus_plus, head_row=False),
-    "xgradcam": CamMethod(cam.xgradcam, head_row=True),
-    "gradcam-frozen": CamMethod(lambda gradients, maps: cam.gradcam(gradients), head_row=True, frozen=True),
-}
 
 
 class TorchClassifier:
@@ -128,17 +108,17 @@ class TorchClassifier:
         return found
 
     def cam_weights(self, pixels: NDArray[Any], class_ids: NDArray[Any], method: str = "gradcam") -> Floats:
-        """Channel weights (B, K) for one class an image, in logits per unit of pooled activation.
+        """Channel weights (B, K) of one class an image by one of ``cam_methods.METHODS``; ``class_ids`` (B,).
 
-        ``class_ids`` (B,). With a linear head and a method that gives its rows, sum_j w_j a_j is the logit
+        In logits per unit of pooled activation, but for Grad-CAM++, Score-CAM and Ablation-CAM, which have
+        scales of their own. With a linear head and a method that gives its rows, sum_j w_j a_j is the logit
         minus its bias, and no pass is needed. Raises ModelError for an unknown method, and for "cam" without
         a linear head.
         """
         class_ids = np.asarray(class_ids, dtype=np.int64).reshape(len(pixels))
-        chosen = self._method(method)
-        if self.head is not None and chosen.head_row:
+        if self.head is not None and self._method(method).of_head is head_rows:
             return self.head.weights[class_ids]
-        return self._differentiated(pixels, class_ids, chosen)[1]
+        return self.forward_cam(pixels, class_ids, method)[1]
 
     def forward_cam(
         self,
@@ -147,21 +127,37 @@ class TorchClassifier:
         method: str = "gradcam",
         maps: bool = False,
     ) -> tuple[ClassifierOutput, Floats]:
-        """``forward`` and ``cam_weights`` in one pass; without ``class_ids``, of the largest logit."""
+        """``forward`` and ``cam_weights`` in one go; without ``class_ids``, of the largest logit."""
         chosen = self._method(method)
-        if self.head is None or not chosen.head_row:
-            output, weights = self._differentiated(pixels, class_ids, chosen)
-            return output if maps else replace(output, maps=None), weights
-        output = self.forward(pixels, maps)
-        ids = output.logits.argmax(1) if class_ids is None else np.asarray(class_ids, dtype=np.int64)
-        return output, self.head.weights[ids]
+        if self.head is not None and chosen.of_head is not None:
+            output = self.forward(pixels, maps)
+            rows = self.head.weights[_largest_or(class_ids, output)]
+            return output, chosen.of_head(rows, output.pooled)
+        if chosen.source in ("gradient", "curvature"):
+            assert chosen.formula is not None
+            output, gradients = self.gradients(
+                pixels, class_ids, frozen=chosen.frozen, curvature=chosen.source == "curvature"
+            )
+            assert output.maps is not None
+            weights = chosen.formula(gradients, output.maps)
+        else:
+            output = self.forward(pixels, maps=True)
+            changes = self._changes(pixels, _largest_or(class_ids, output), output, chosen)
+            assert chosen.of_changes is not None
+            weights = chosen.of_changes(changes)
+        return output if maps else replace(output, maps=None), weights
 
     def gradients(
-        self, pixels: NDArray[Any], class_ids: NDArray[Any] | None = None, frozen: bool = False
+        self,
+        pixels: NDArray[Any],
+        class_ids: NDArray[Any] | None = None,
+        frozen: bool = False,
+        curvature: bool = False,
     ) -> tuple[ClassifierOutput, Floats]:
         """The output with maps, and gradients (B, K, h, w) of one logit an image with respect to its maps.
 
-        Without ``class_ids`` (B,), of the largest logit.
+        Without ``class_ids`` (B,), of the largest logit. ``frozen``: through norms with their scale held.
+        ``curvature``: less half the Hessian times the layer's output, as in Shapley-CAM.
         """
         leaves: list[torch.Tensor] = []
 
@@ -173,12 +169,20 @@ class TorchClassifier:
 
         handle = self._module.get_submodule(self.layer).register_forward_hook(detach)
         try:
-            with torch.enable_grad(), frozen_norms(self._module) if frozen else nullcontext():
+            with (
+                torch.enable_grad(),
+                frozen_norms(self._module) if frozen else nullcontext(),
+                # The fast kernels of attention have no second derivative.
+                sdpa_kernel(SDPBackend.MATH) if curvature else nullcontext(),
+            ):
                 logits = logits_of(self._module(self._inputs(pixels)))
                 ids = (
                     logits.argmax(1) if class_ids is None else torch.as_tensor(class_ids, device=self.device)
                 )
-                gradient = torch.autograd.grad(logits.gather(1, ids[:, None]).sum(), leaves[-1])[0]
+                wanted = logits.gather(1, ids[:, None]).sum()
+                gradient = torch.autograd.grad(wanted, leaves[-1], create_graph=curvature)[0]
+                if curvature:
+                    gradient = gradient - 0.5 * _along(gradient, leaves[-1])
         finally:
             handle.remove()
         output = leaves[-1].detach().to(torch.float32)
@@ -191,7 +195,7 @@ class TorchClassifier:
             raise ModelError(
                 f"unknown CAM method '{name}'", where="cam.method", fix=f"allowed: {', '.join(METHODS)}"
             )
-        if METHODS[name].formula is None and self.head is None:
+        if METHODS[name].source == "head" and self.head is None:
             raise ModelError(
                 "CAM needs a head that is linear in the pooled maps, and this model has another",
                 where=f"cam.method, layer {self.layer} of {self.name}",
@@ -199,13 +203,17 @@ class TorchClassifier:
             )
         return METHODS[name]
 
-    def _differentiated(
-        self, pixels: NDArray[Any], class_ids: NDArray[Any] | None, method: CamMethod
-    ) -> tuple[ClassifierOutput, Floats]:
-        assert method.formula is not None
-        output, gradients = self.gradients(pixels, class_ids, method.frozen)
+    def _changes(
+        self, pixels: NDArray[Any], class_ids: NDArray[Any], output: ClassifierOutput, method: CamMethod
+    ) -> Floats:
+        """How a logit changes with each channel (B, K), by passes through the network."""
         assert output.maps is not None
-        return output, method.formula(gradients, output.maps)
+        with torch.inference_mode():
+            inputs, ids = self._inputs(pixels), torch.from_numpy(class_ids)
+            if method.source == "masking":
+                maps = torch.from_numpy(output.maps).to(self.device)
+                return _array(score_increases(self._module, inputs, maps, ids))
+            return _array(ablation_drops(self._module, self.layer, self._layout, inputs, ids))
 
     def _inputs(self, pixels: NDArray[Any]) -> torch.Tensor:
         pixels = np.asarray(pixels)
@@ -242,6 +250,21 @@ def load_classifier(
     target = find_target(network.module, network.preprocess.size, layer)
     names = class_names_of(class_names, network.class_names, target.classes)
     return TorchClassifier(model, network.module, network.preprocess, target, names, device)
+
+
+def _largest_or(class_ids: NDArray[Any] | None, output: ClassifierOutput) -> NDArray[np.int64]:
+    """The classes asked for (B,), or those of the largest logits."""
+    if class_ids is None:
+        return output.logits.argmax(1)
+    return np.asarray(class_ids, dtype=np.int64).reshape(len(output.logits))
+
+
+def _along(gradient: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
+    """The Hessian times the layer's own output, in its layout; zeros where the logit is linear in it."""
+    if not gradient.requires_grad:
+        return torch.zeros_like(gradient)
+    found = torch.autograd.grad(gradient, leaf, leaf.detach(), allow_unused=True)[0]
+    return torch.zeros_like(gradient) if found is None else found
 
 
 def _array(tensor: torch.Tensor) -> Floats:
