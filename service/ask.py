@@ -7,14 +7,16 @@ import sys
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from service.options import AsJson, CsvFile, SnapshotNumber, Store
-from store.errors import TextcamError
+from store.errors import ConfigError, TextcamError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from textcam.query import Explanation, Query
 
 
@@ -40,6 +42,10 @@ def explain(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Write the maps over the image here, as PNG.")
     ] = None,
+    of_map: Annotated[
+        Path | None,
+        typer.Option("--map", metavar="FILE", help="A map of another tool (.npy, h x w) over one image."),
+    ] = None,
     as_json: AsJson = False,
     snapshot: SnapshotNumber = None,
 ) -> None:
@@ -58,10 +64,11 @@ def explain(
     query = Query(opened, lambda uri: originals()(uri))
     if class_name is not None:
         query.class_id(class_name)  # a wrong name is one error, not one for each image
+    given = None if of_map is None else _map_of(of_map, images)
     records, failure, taken = [], 0, set[str]()
     for name in images:
         try:
-            found = _explain_one(query, name, class_name, top, maps=out is not None)
+            found = _explain_one(query, name, class_name, top, maps=out is not None, of_map=given)
             files = [] if out is None else write_overlays(found, stem_of(name, taken), out, top)
         except TextcamError as error:  # one bad image does not cost its neighbours their answers
             print(f"error: {error}", file=sys.stderr)
@@ -77,11 +84,37 @@ def explain(
         raise SystemExit(failure)
 
 
-def _explain_one(query: "Query", name: str, class_name: str | None, top: int, *, maps: bool) -> "Explanation":
+def _explain_one(
+    query: "Query",
+    name: str,
+    class_name: str | None,
+    top: int,
+    *,
+    maps: bool,
+    of_map: "NDArray[Any] | None" = None,
+) -> "Explanation":
     """``name`` is an image file, or else the id or URI of an image of the store."""
-    if Path(name).is_file():
-        return query.explain_image(name, class_name, top, maps=maps)
-    return query.explain_image(query.image_id(name), class_name, top, maps=maps)
+    image = name if Path(name).is_file() else query.image_id(name)
+    if of_map is not None:
+        return query.explain_map(of_map, image, class_name, top)
+    return query.explain_image(image, class_name, top, maps=maps)
+
+
+def _map_of(file: Path, images: list[str]) -> "NDArray[Any]":
+    """The array of a .npy file; ConfigError if it cannot be read, or is meant for several images."""
+    import numpy as np
+
+    if len(images) != 1:
+        raise ConfigError(f"One map, and {len(images)} images.", where="--map", fix="Name one image.")
+    try:
+        found = np.load(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"The map cannot be read: {error}.", where=file, fix="Save it with numpy.save, as floats (h, w)."
+        ) from None
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu":
+        raise ConfigError("The file holds no array of numbers.", where=file, fix="Save one with numpy.save.")
+    return found
 
 
 def search(

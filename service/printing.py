@@ -153,6 +153,8 @@ def explanation_lines(found: "Explanation", name: str, files: Sequence[Path], to
     for group in found.groups[:top]:
         part = percent(group.share) if group.contribution > 0 else "against"
         lines.append(f"  {f'group {group.group_id}':<9} {part:>7}  {_said(group.words[:3], amounts=False)}")
+    if found.residual is not None:
+        lines.append(f"  {percent(found.residual)} of the map is in no sum of the layer's maps")
     return [*lines, *(f"  wrote {file}" for file in files)]
 
 
@@ -175,6 +177,7 @@ def explanation_record(found: "Explanation", name: str, files: Sequence[Path], t
         "words": [_word_record(word) for word in found.words],
         "groups": [_group_record(group) for group in found.groups[:top]],
         "files": files,
+        **({} if found.residual is None else {"residual": found.residual}),
     }
 
 

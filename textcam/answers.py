@@ -49,7 +49,8 @@ class Explanation:
 
     Where pixels were seen there are also ``logit``; ``saliency_map`` (h, w), signed; ``group_maps`` (G, h,
     w) in the order of ``groups``, which add up to it; and ``view`` (H, W, 3), the part of the image that
-    the classifier was given, and on which the maps lie.
+    the classifier was given, and on which the maps lie. ``residual``: where a map was given, the part of
+    it, 0 to 1, that the layer's activations cannot make.
     """
 
     class_id: int | None
@@ -62,6 +63,7 @@ class Explanation:
     saliency_map: Floats | None = None
     group_maps: Floats | None = None
     view: NDArray[np.uint8] | None = None
+    residual: float | None = None
 
 
 @dataclass(frozen=True)

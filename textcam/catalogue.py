@@ -5,7 +5,7 @@ images.
 import difflib
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -168,6 +168,29 @@ class Catalogue:
         for rows in found.values():
             rows.sort(key=lambda row: (-row["share"], row["text_id"]))
         return found
+
+
+def facts(snapshot: Snapshot) -> dict[str, Any]:
+    """What a snapshot holds, as plain values."""
+    manifest = snapshot.manifest
+    return {
+        "store": snapshot.storage.uri,
+        "snapshot": manifest.snapshot,
+        "parent": manifest.parent,
+        "format_version": manifest.format_version,
+        "dims": asdict(manifest.dims),
+        "tables": {
+            name: {
+                "rows": snapshot.count(name),
+                "files": len(snapshot.parts(name)),
+                "bytes": sum(part.bytes for part in snapshot.parts(name)),
+            }
+            for name in snapshot.tables
+        },
+        "indexes": [index.table for index in manifest.indexes],
+        "fingerprints": manifest.fingerprints,
+        "config": manifest.config,
+    }
 
 
 def comparison_key(text: str) -> str:

@@ -4,12 +4,15 @@ The steps are those of the precompute (``textcam.explain``), so that a query say
 explanation of the same image.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from textcam.answers import Explanation, GroupWords, Word
 from textcam.arrays import Floats
+from textcam.cam import group_maps
 from textcam.catalogue import Catalogue
 from textcam.explain import explain, mean_baseline
 from textcam.select import Selection
@@ -68,6 +71,14 @@ class Explainer:
         own = head[class_id].astype(np.float64)
         length = float(own @ own)
         return max(float(own @ weights) / length, 0.0) if length > 0 else 0.0
+
+    def with_maps(
+        self, found: Explanation, maps: Floats, weights: Floats, view: NDArray[np.uint8]
+    ) -> Explanation:
+        """``found`` with where it was seen: ``maps`` (1, K, h, w) under channel weights (1, K)."""
+        of_groups = group_maps(maps, weights, self._catalogue.channels.group_of, len(found.groups))[0]
+        ordered = of_groups[[group.group_id for group in found.groups]]  # (G, h, w)
+        return replace(found, saliency_map=ordered.sum(axis=0), group_maps=ordered, view=view)
 
     def _groups(self, contributions: Floats, by_group: Floats, top: int) -> tuple[GroupWords, ...]:
         """All G groups by falling contribution; ``contributions`` (K,), ``by_group`` (G,)."""

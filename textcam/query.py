@@ -6,9 +6,9 @@ streamed, and never held whole.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +19,9 @@ from store.reader import Snapshot, as_matrix
 from store.schema import stable_id
 from textcam.answers import ChannelDescription, ClassDescription, Explanation, GroupWords, Match, Word
 from textcam.arrays import as_floats
-from textcam.cam import group_maps
-from textcam.catalogue import Catalogue
+from textcam.catalogue import Catalogue, facts
 from textcam.explainer import Explainer, positive_shares
+from textcam.map_weights import weights_of_map
 from textcam.models import StoreModels
 from textcam.records import findings_of
 from textcam.search import Among, nearest
@@ -131,6 +131,36 @@ class Query:
             found = replace(found, logit=float(classes.weights[wanted] @ pooled + classes.bias[wanted]))
         return replace(found, image_id=int(image), uri=row["uri"])
 
+    def explain_map(
+        self,
+        saliency_map: ArrayLike,
+        image: "str | Path | int | Image",
+        class_id: int | str | None = None,
+        top: int = 5,
+    ) -> Explanation:
+        """Words for a map that any other tool drew over an image, given as in ``explain_image``.
+
+        The channels' weights are had back from the image's activations (see ``map_weights``); ``residual`` of
+        the answer is the part of the map that they cannot make: near 1, its words mean little. The map is
+        (h, w) of the classifier's layer, or finer, over the part of the image that the classifier sees.
+        ``class_id`` as in ``explain_weights``. Raises ConfigError for a map of another shape or without
+        content, and what ``explain_image`` raises.
+        """
+        stored = int(image) if isinstance(image, int | np.integer) else None
+        row = None if stored is None else self._image(stored)
+        opened = self.open_original(row["uri"]) if row else open_image(cast("str | Path | Image", image))
+        classifier = self._models.classifier
+        pixels = classifier.prepare(opened.convert("RGB"))[None]
+        output = classifier.forward(pixels, maps=True)
+        assert output.maps is not None
+        weights, residual = weights_of_map(np.asarray(saliency_map, np.float32), output.maps[0])
+        found = self.explain_weights(weights, output.pooled[0], top, class_id)
+        found = self._explainer.with_maps(found, output.maps, weights[None], view_of(pixels[0], opened))
+        logit = None if found.class_id is None else float(output.logits[0, found.class_id])
+        return replace(
+            found, image_id=stored, uri=row["uri"] if row else None, logit=logit, residual=residual
+        )
+
     def _explain_pixels(self, image: "Image", class_id: int | None, top: int, *, maps: bool) -> Explanation:
         classifier = self._models.classifier
         pixels = classifier.prepare(image.convert("RGB"))[None]
@@ -147,13 +177,7 @@ class Query:
         found = replace(found, logit=float(output.logits[0, wanted]))
         if output.maps is None:
             return found
-        of_groups = group_maps(
-            output.maps, cam_weights, self._catalogue.channels.group_of, len(found.groups)
-        )[0]
-        ordered = of_groups[[group.group_id for group in found.groups]]  # (G, h, w)
-        return replace(
-            found, saliency_map=ordered.sum(axis=0), group_maps=ordered, view=view_of(pixels[0], image)
-        )
+        return self._explainer.with_maps(found, output.maps, cam_weights, view_of(pixels[0], image))
 
     # --- describe -------------------------------------------------------------------------------------------
 
@@ -279,25 +303,7 @@ class Query:
 
     def info(self) -> dict[str, Any]:
         """What the store holds, as plain values."""
-        manifest, snapshot = self.snapshot.manifest, self.snapshot
-        return {
-            "store": snapshot.storage.uri,
-            "snapshot": manifest.snapshot,
-            "parent": manifest.parent,
-            "format_version": manifest.format_version,
-            "dims": asdict(manifest.dims),
-            "tables": {
-                name: {
-                    "rows": snapshot.count(name),
-                    "files": len(snapshot.parts(name)),
-                    "bytes": sum(part.bytes for part in snapshot.parts(name)),
-                }
-                for name in snapshot.tables
-            },
-            "indexes": [index.table for index in manifest.indexes],
-            "fingerprints": manifest.fingerprints,
-            "config": manifest.config,
-        }
+        return facts(self.snapshot)
 
     def _image(self, image_id: int) -> dict[str, Any]:
         rows = self.snapshot.rows("images", "image_id", [image_id], ["uri", "prediction"]).to_pylist()

@@ -585,6 +585,24 @@ def test_images_of_one_name_get_files_of_their_own() -> None:
     ]
 
 
+def test_explain_takes_a_map_of_another_tool(textcam: Run, config: Path, tmp_path: Path) -> None:
+    store, image = config.parent / "store", "red/003.png"
+    found = Query.open(store).explain_image(Query.open(store).image_id(image), maps=True)
+    assert found.saliency_map is not None
+    np.save(tmp_path / "map.npy", np.maximum(found.saliency_map, 0))
+    said = textcam("explain", store, image, "--map", tmp_path / "map.npy")
+    assert said.code == 0
+    assert said.out.startswith(f"{image}: ")
+    assert "of the map is in no sum of the layer's maps" in said.out
+    record = json.loads(textcam("explain", store, image, "--map", tmp_path / "map.npy", "--json").out)[0]
+    assert 0 <= record["residual"] < 1
+    two = textcam("explain", store, image, image, "--map", tmp_path / "map.npy")
+    assert (two.code, "One map, and 2 images." in two.err) == (2, True)
+    (tmp_path / "bad.npy").write_bytes(b"no array")
+    bad = textcam("explain", store, image, "--map", tmp_path / "bad.npy")
+    assert (bad.code, "The map cannot be read" in bad.err) == (2, True)
+
+
 def test_explain_without_a_folder_draws_nothing(textcam: Run, config: Path, tmp_path: Path) -> None:
     image = config.parent / "images" / "red" / "000.png"
     said = textcam("explain", config.parent / "store", image)

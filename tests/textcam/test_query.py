@@ -15,7 +15,15 @@ import pytest
 from PIL import Image
 
 from pipelines.run import precompute
-from store.errors import Damaged, EncoderMismatch, ImageError, ModelError, QueryError, StoreNotFound
+from store.errors import (
+    ConfigError,
+    Damaged,
+    EncoderMismatch,
+    ImageError,
+    ModelError,
+    QueryError,
+    StoreNotFound,
+)
 from store.reader import Snapshot
 from store.schema import stable_id
 from store.storage import open_storage
@@ -459,6 +467,34 @@ def test_group_maps_add_up_to_the_map_and_maps_to_contributions(run: Path) -> No
     assert found.logit == pytest.approx(found.saliency_map.mean() + bias, abs=1e-3)
     assert found.view.shape == (16, 16, 3)
     assert found.view.dtype == np.uint8
+
+
+def test_a_map_from_elsewhere_is_explained_by_the_weights_behind_it(run: Path) -> None:
+    query = Query.open(run / "store")
+    row = stored_explanations(query)[0]
+    path = run / "images" / row["uri"]
+    classifier = query._models.classifier
+    seen = classifier.forward(classifier.prepare(Image.open(path).convert("RGB"))[None], maps=True)
+    alive = seen.pooled[0] > 0  # nothing can be known of the weight of a channel that does not fire
+    assert alive.sum() > 2
+    planted = np.array([0, 2, 0, 1, 0, 0.5, 3], np.float32) * alive
+    given = np.tensordot(planted, seen.maps[0], 1)  # (4, 4); seven channels, so the weights are unique
+    found = query.explain_map(given, path, row["class_id"])
+    expected = query.explain_weights(planted, seen.pooled[0], class_id=row["class_id"])
+    assert found.residual == pytest.approx(0, abs=1e-4)
+    assert [word.text for word in found.words] == [word.text for word in expected.words]
+    assert [word.coefficient for word in found.words] == pytest.approx(
+        [word.coefficient for word in expected.words], rel=1e-2, abs=1e-4
+    )
+    np.testing.assert_allclose(found.saliency_map, given, atol=1e-3)
+    assert (found.class_id, found.logit) == (row["class_id"], pytest.approx(seen.logits[0].max()))
+    own = query.explain_map(given, row["image_id"])
+    assert (own.class_id, own.logit, own.image_id, own.uri) == (None, None, row["image_id"], row["uri"])
+    np.testing.assert_allclose(own.saliency_map, found.saliency_map, atol=1e-5)
+    noise = np.random.default_rng(0).random((4, 4)) < 0.3
+    assert query.explain_map(noise, path).residual > 0.2
+    with pytest.raises(ConfigError, match=r"shape \(3, 4\), and the layer's maps are 4 x 4"):
+        query.explain_map(given[:3], path)
 
 
 def test_a_file_an_image_and_the_stores_own_agree(run: Path) -> None:
