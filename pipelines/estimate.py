@@ -18,6 +18,7 @@ from pipelines.extract import Batch, read_batches, stack
 from pipelines.images import ImagePlan, Shard, plan_shards
 from pipelines.labels import class_ids_of, read_aliases
 from textcam.cam_methods import METHODS
+from textcam.texts import load_bank
 
 PROBE_IMAGES = 64
 
@@ -44,6 +45,7 @@ def plan(config: Config) -> PlanSummary:
 
     Raises what a run would raise before its first shard: SourceError, ModelError, ConfigError.
     """
+    load_bank(config.texts.bank, config.texts.templates)
     listed = plan_shards(config.images, config.run.shard_size, config.added)
     bench = Bench(config)
     aliases = read_aliases(config.classifier.class_names)

@@ -11,6 +11,7 @@ from functools import partial as bind
 from typing import Any
 
 from pipelines import describe, directions, extract, findings, proofs, publish, regions
+from pipelines.banks import doubts
 from pipelines.bench import Bench, digest
 from pipelines.config import Config
 from pipelines.execute import Pool, open_pool
@@ -31,7 +32,7 @@ from textcam.texts import TextBank, load_bank
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a finished run made."""
+    """What a finished run made, and what of its text bank is worth another look (see ``pipelines.banks``)."""
 
     store: str
     snapshot: int
@@ -40,6 +41,9 @@ class RunSummary:
     findings: int
     seconds: float
     new: bool
+    duplicate_texts: tuple[str, ...] = ()
+    near_duplicate_texts: tuple[str, ...] = ()
+    truncated_texts: tuple[str, ...] = ()
 
 
 def precompute(config: Config, report: Report = lambda progress: None) -> RunSummary:
@@ -52,6 +56,7 @@ def precompute(config: Config, report: Report = lambda progress: None) -> RunSum
     report(Progress("plan", 0, 1))
     base = newest(open_storage(config.store))
     config = with_added(config, base)
+    load_bank(config.texts.bank, config.texts.templates)  # a bad bank is refused now, not after the images
     bench = Bench(config)
     plan = plan_run(config, bench.store, base)
     aliases = read_aliases(config.classifier.class_names)
@@ -66,6 +71,7 @@ def precompute(config: Config, report: Report = lambda progress: None) -> RunSum
         findings=sum(part.rows for part in manifest.of("findings")),
         seconds=time.monotonic() - started,
         new=new,
+        **doubts(bench, manifest),
     )
 
 

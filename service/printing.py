@@ -97,6 +97,9 @@ def write_csv(rows: Sequence[Mapping[str, Any]], path: Path, columns: Sequence[s
         raise refuse(f"The CSV file cannot be written: {error.strerror}.", where=path) from None
 
 
+SHOWN = 8  # entries of a list in a summary
+
+
 def print_summary(summary: Any, as_json: bool) -> None:
     """A run's plan or outcome, one line a field."""
     if as_json:
@@ -122,7 +125,8 @@ def _amount(name: str, value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_amount(key, one)}" for key, one in value.items()) or "none"
     if isinstance(value, list | tuple):
-        return ", ".join(str(one) for one in value) or "none"
+        more = [f"{number(len(value) - SHOWN)} more (--json has them)"] if len(value) > SHOWN else []
+        return ", ".join([*(str(one) for one in value[:SHOWN]), *more]) or "none"
     return str(value)
 
 
