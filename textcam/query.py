@@ -7,6 +7,7 @@ streamed, and never held whole.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -19,11 +20,11 @@ from store.reader import Snapshot, as_matrix
 from store.schema import stable_id
 from textcam.answers import ChannelDescription, ClassDescription, Explanation, GroupWords, Match, Word
 from textcam.arrays import as_floats
+from textcam.audit_query import AuditQuery
 from textcam.catalogue import Catalogue, facts
 from textcam.explainer import Explainer, positive_shares
 from textcam.map_weights import weights_of_map
 from textcam.models import StoreModels
-from textcam.records import findings_of
 from textcam.search import Among, nearest
 from textcam.source_images import SourceImages, open_image, view_of
 
@@ -294,8 +295,13 @@ class Query:
         )
 
     def findings(self) -> "list[Finding]":
-        """The findings, most suspicious first."""
-        return findings_of(self.snapshot.table("findings"))
+        """The findings, most suspicious first; those that people marked as core come last."""
+        return self.audit.findings()
+
+    @cached_property
+    def audit(self) -> AuditQuery:
+        """More of the audit: marks, slices, matching, a corrected head, the data alone."""
+        return AuditQuery(self.snapshot, self._catalogue)
 
     def sql(self, query: str) -> pa.Table:
         """One SELECT over the store's tables, read-only. Raises QueryError for anything else."""

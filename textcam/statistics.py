@@ -131,3 +131,44 @@ def mean_interval(values: Floats, confidence: float = CONFIDENCE) -> tuple[float
         return mean, -np.inf, np.inf
     half = float(stdtrit(len(values) - 1, 0.5 + confidence / 2) * values.std(ddof=1) / np.sqrt(len(values)))
     return mean, mean - half, mean + half
+
+
+class Matched(NamedTuple):
+    """A difference of rates within strata, and its interval; ``n_with`` and ``n_without`` trials that have a
+    partner on the other side. NaN where no stratum has both sides."""
+
+    effect: float
+    low: float
+    high: float
+    n_with: int
+    n_without: int
+
+
+def matched_difference(
+    hits: NDArray[np.bool_], present: NDArray[np.bool_], stratum: Ints, confidence: float = CONFIDENCE
+) -> Matched:
+    """Rate of ``hits`` (n,) with minus without, among trials of the same ``stratum`` (n,) only: the mean over
+    strata weighted by n_with n_without / n (Mantel and Haenszel 1959, for differences), its variance as by
+    Greenland and Robins (1985), with half a hit and half a miss added to each rate, so that rates of 0 or 1
+    are not taken for sure. Strata with one side alone say nothing."""
+    _, place = np.unique(stratum, return_inverse=True)
+    count = lambda chosen: np.bincount(place[chosen], minlength=place.max(initial=-1) + 1)  # noqa: E731
+    with_, without = count(present), count(~present)
+    both = (with_ > 0) & (without > 0)
+    if not both.any():
+        return Matched(np.nan, np.nan, np.nan, 0, 0)
+    with_, without = with_[both], without[both]
+    rate_with, rate_without = count(present & hits)[both] / with_, count(~present & hits)[both] / without
+    weight = with_ * without / (with_ + without)
+    effect = float(weight @ (rate_with - rate_without) / weight.sum())
+    spread = _spread(rate_with, with_) + _spread(rate_without, without)
+    half = float(ndtri(0.5 + confidence / 2) * np.sqrt(weight**2 @ spread) / weight.sum())
+    return Matched(
+        effect, max(-1.0, effect - half), min(1.0, effect + half), int(with_.sum()), int(without.sum())
+    )
+
+
+def _spread(rate: Floats, n: Ints) -> Floats:
+    """Variance of a rate of n trials, half a hit and half a miss added."""
+    near = (rate * n + 0.5) / (n + 1)
+    return near * (1 - near) / n

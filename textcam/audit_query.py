@@ -1,0 +1,159 @@
+"""Questions and acts of an audit: findings with people's marks, slices, matching, a corrected head, the data
+themselves. ``Query.audit`` of an open store; needs neither torch nor ray.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+from store.errors import QueryError
+from store.marks import Mark, add_mark, marks
+from store.reader import Snapshot
+from textcam.association import NEAR, Association, Double, associations, doubles
+from textcam.audit import Finding, core_texts
+from textcam.catalogue import Catalogue
+from textcam.image_rows import concept_presence, has_labels, image_rows
+from textcam.marks import with_marks
+from textcam.matching import matched
+from textcam.records import findings_of
+from textcam.slices import CONFIDENT, SliceNames, label_suspects, slice_batches
+from textcam.slices import slices as slice_rows
+from textcam.statistics import Matched
+from textcam.suppress import Method, Samples, Suppressed
+from textcam.suppress import suppress as corrected_head
+from textcam.whatif import Head
+
+_MOST_NUMBERS = 4e8  # activations and logits that a refit holds at once: 3 GiB
+
+
+@dataclass(frozen=True)
+class AuditQuery:
+    """The audit of one snapshot; see ``Query.audit``."""
+
+    snapshot: Snapshot
+    catalogue: Catalogue
+
+    # --- findings and marks ---------------------------------------------------------------------------------
+
+    @cached_property
+    def marks(self) -> dict[tuple[str, str], Mark]:
+        """What people said, by class name and text: read once."""
+        return marks(self.snapshot.storage)
+
+    def findings(self) -> list[Finding]:
+        """The findings, most suspicious first; those marked as core come last, and ranks count anew."""
+        found = findings_of(self.snapshot.table("findings"))
+        if not self.marks:
+            return found
+        return with_marks(found, [self.pair(one) for one in found], self.marks)
+
+    def pair(self, finding: Finding) -> tuple[str, str]:
+        """Class name and text of a finding."""
+        name = self.catalogue.classes.names[finding.class_id]
+        if finding.text_id < 0:
+            return name, f"group {finding.group_id}"
+        return name, self.catalogue.texts.words([finding.text_id])[0].text
+
+    def finding(self, name: str) -> Finding:
+        """A finding by "CLASS:TEXT", by its rank, or by its id. Raises QueryError, naming the first ones."""
+        found = self.findings()
+        for one in found:
+            own_class, text = self.pair(one)
+            if name.casefold() == f"{own_class}:{text}".casefold():
+                return one
+        if name.isdecimal():
+            for one in found:
+                if int(name) in (one.rank, one.finding_id):
+                    return one
+        first = ", ".join(":".join(self.pair(one)) for one in found[:3])
+        raise QueryError(
+            f"There is no finding {name!r}.",
+            where=self.snapshot.storage.uri,
+            fix=f"Name it by CLASS:TEXT or by its rank: {first or 'there are no findings'}.",
+        )
+
+    def mark(self, finding: Finding, said: str, note: str = "") -> Mark:
+        """Say what a finding is: core, spurious or unclear. It is kept with the store, for all snapshots."""
+        made = Mark(*self.pair(finding), said, note)
+        add_mark(self.snapshot.storage, made)
+        self.__dict__.pop("marks", None)
+        return made
+
+    # --- images ---------------------------------------------------------------------------------------------
+
+    def slices(self, findings: Sequence[Finding]) -> pa.Table:
+        """Images that follow, break and fail by these findings; see ``textcam.slices``."""
+        return slice_rows(self.snapshot, findings, self._names(findings))
+
+    def slice_batches(self, findings: Sequence[Finding]) -> Iterator[pa.RecordBatch]:
+        """The same rows, streamed shard by shard."""
+        return slice_batches(self.snapshot, findings, self._names(findings))
+
+    def _names(self, findings: Sequence[Finding]) -> SliceNames:
+        return SliceNames(self.catalogue.classes.names, [self.pair(one)[1] for one in findings])
+
+    def label_suspects(self, confident: float = CONFIDENT) -> pa.Table:
+        """Images whose label is in doubt; see ``textcam.slices``."""
+        names, texts = self.catalogue.classes.names, self.catalogue.texts.texts
+        return label_suspects(self.snapshot, names, texts, confident)
+
+    def matched(self, findings: Sequence[Finding]) -> list[Matched]:
+        """Accuracy with minus without each finding's text, matched for the rest; see ``textcam.matching``."""
+        return matched(self.snapshot, findings)
+
+    # --- the data alone -------------------------------------------------------------------------------------
+
+    def associations(self) -> list[Association]:
+        """Classes and texts that go together in the images; see ``textcam.association``."""
+        core = core_texts(self.catalogue.classes.names, self.catalogue.texts.texts)
+        return associations(self.snapshot, core)
+
+    def doubles(self, near: float | None = NEAR, most: int = 100_000) -> list[Double]:
+        """Images that are there twice; see ``textcam.association.doubles``."""
+        return doubles(self.snapshot, near, most)
+
+    # --- the head -------------------------------------------------------------------------------------------
+
+    def head(self) -> Head:
+        """The linear head: weights (C, K), bias (C,). Raises QueryError where it is not linear."""
+        classes = self.catalogue.classes
+        if classes.weights is None or classes.bias is None:
+            raise QueryError(
+                "This classifier's head is not linear on its pooled maps: it cannot be changed in the store.",
+                where="classes.weights",
+                fix="Use a classifier of global average pooling and one linear layer.",
+            )
+        return np.asarray(classes.weights, np.float64), np.asarray(classes.bias, np.float64)
+
+    def suppress(self, findings: Sequence[Finding], method: Method = "refit") -> Suppressed:
+        """The head without these shortcuts, and what it does to held-out images; see ``textcam.suppress``.
+
+        Raises QueryError without a linear head, activations or labels.
+        """
+        head, classes = self.head(), np.array([one.class_id for one in findings], np.int64)
+        return corrected_head(self._samples(findings), head, classes, method)
+
+    def _samples(self, findings: Sequence[Finding]) -> Samples:
+        """The labelled images, or as many of the lowest ids (hashes: a random draw) as memory allows."""
+        if not has_labels(self.snapshot):
+            raise QueryError("A head is corrected by labels, and these images have none.", where="images")
+        text_ids = self.catalogue.texts.ids
+        place = np.searchsorted(text_ids, [one.text_id for one in findings])
+        most = int(_MOST_NUMBERS / (self.snapshot.dims.channels + len(self.catalogue.classes.names)))
+        limit = self._lowest_ids(most)
+        presence, kept = concept_presence(self.snapshot), []
+        for rows in image_rows(self.snapshot, embeddings=True, pooled=True):
+            mine = (rows.labels >= 0) & (rows.image_ids <= limit)
+            present = presence(rows.embeddings[mine])[:, place]
+            kept.append((rows.image_ids[mine], rows.labels[mine], rows.pooled[mine], present))
+        return Samples(*(np.concatenate(several) for several in zip(*kept, strict=True)))
+
+    def _lowest_ids(self, most: int) -> int:
+        """The largest of the ``most`` lowest ids."""
+        if self.snapshot.count("images") <= most:
+            return np.iinfo(np.int64).max
+        ids = self.snapshot.table("images", ["image_id"])["image_id"].to_numpy()
+        return int(np.partition(ids, most - 1)[most - 1])
