@@ -156,10 +156,13 @@ def read_image(storage: Storage, ref: ImageRef, *, bytes_column: str = "image", 
             with storage.open(ref.path) as stream:
                 stream.seek(ref.offset)
                 return bytes(stream.read(ref.size))
-        return storage.read(ref.path)
+        data = storage.read_range(ref.path, 0, max_bytes + 1)
     except (TextcamError, OSError, pa.ArrowException) as error:
         reason = error.what if isinstance(error, TextcamError) else str(error)
         raise ImageError(f"The file cannot be read: {reason}", where=ref.uri) from None
+    if len(data) > max_bytes:  # its size was not listed, or it grew
+        raise ImageError(f"The file has more bytes than the limit of {max_bytes}.", where=ref.uri)
+    return data
 
 
 def _read_parquet_row(storage: Storage, ref: ImageRef, bytes_column: str) -> bytes:
