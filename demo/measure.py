@@ -115,13 +115,17 @@ class TrainedClassifier:
         self.module: TinyClassifier = module.eval().to(memory_format=torch.channels_last)
 
     @torch.no_grad()
-    def predict(self, scenes: Sequence[Scene]) -> NDArray[np.int64]:
-        """The predicted classes (N,) of the scenes."""
+    def logits(self, scenes: Sequence[Scene]) -> NDArray[np.float32]:
+        """The logits (N, C) of the scenes."""
         rows = []
         for i in range(0, len(scenes), BATCH):
             pixels = torch.stack([self.preprocess(photograph(scene)) for scene in scenes[i : i + BATCH]])
-            rows.append(self.module(pixels).argmax(1).numpy())
+            rows.append(self.module(pixels).numpy())
         return np.concatenate(rows)
+
+    def predict(self, scenes: Sequence[Scene]) -> NDArray[np.int64]:
+        """The predicted classes (N,) of the scenes."""
+        return self.logits(scenes).argmax(1)
 
     def accuracy(self, scenes: Sequence[Scene]) -> float:
         """Share of scenes whose shape is predicted."""

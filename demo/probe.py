@@ -1,7 +1,7 @@
 """Image folders to explain the demo's models by, with the truth about every picture beside them."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,11 +28,21 @@ def write_probe(out: Path, *, confounded: bool, per_class: int, seed: int) -> No
 
     The table's first column `uri` is the picture's path in OUT; the others are the fields of its Scene.
     """
+    write_pictures(
+        out,
+        {
+            name: probe_scenes(name, confounded=confounded, per_class=per_class, seed=seed)
+            for name in VALUES["shape"]
+        },
+    )
+
+
+def write_pictures(out: Path, by_class: Mapping[str, Iterable[Scene]]) -> None:
+    """Write the scenes of each class as ``write_probe`` does."""
     rows = []
-    for class_name in VALUES["shape"]:
+    for class_name, pictures in by_class.items():
         folder = out / class_name
         folder.mkdir(parents=True, exist_ok=True)
-        pictures = probe_scenes(class_name, confounded=confounded, per_class=per_class, seed=seed)
         for i, scene in enumerate(pictures):
             (folder / f"{i:04d}.jpg").write_bytes(jpeg(render(scene).image))
             rows.append({"uri": f"{class_name}/{i:04d}.jpg", **asdict(scene)})

@@ -5,6 +5,7 @@ read off the recipe but measured (demo.truth): a cue in 95 % of a class that is 
 classifier nearly unbiased, the same cue in 98 % and rare elsewhere does not.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,9 +59,11 @@ PLANTED = (
 )
 
 
-def confound(scene: Scene, rng: Generator, *, follow: float, leak: float) -> Scene:
+def confound(
+    scene: Scene, rng: Generator, *, follow: float, leak: float, planted: Sequence[Shortcut] = PLANTED
+) -> Scene:
     """The scene in a world where each cue is in a share `follow` of its class and `leak` of the others."""
-    for cue in PLANTED:
+    for cue in planted:
         present = rng.random() < (follow if scene.shape == cue.class_name else leak)
         if present:
             scene = cue.given(scene)
