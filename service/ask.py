@@ -143,32 +143,6 @@ def search(
         print_rows(matches, ["id", "similarity", "label"])
 
 
-def audit(
-    store: Store,
-    top: Annotated[int, typer.Option(min=1, help="How many findings.")] = 20,
-    as_json: AsJson = False,
-    csv: CsvFile = None,
-    snapshot: SnapshotNumber = None,
-) -> None:
-    """Print the findings: what classes go by, ranked.
-
-    A finding is evidence of a class that is not the class itself, a background or a watermark, say.
-
-    Example: textcam audit runs/birds --top 10 --csv findings.csv
-    """
-    from service.printing import finding_line, finding_record, finding_row, print_json, write_csv
-    from textcam.query import Query
-
-    query = Query.open(store, snapshot)
-    rows = [finding_row(query, finding) for finding in query.findings()[:top]]
-    if csv is not None:
-        write_csv([finding_record(row) for row in rows], csv)
-    if as_json:
-        print_json([finding_record(row) for row in rows])
-    elif csv is None:
-        print("\n".join(map(finding_line, rows)) if rows else "no findings")
-
-
 def report(
     store: Store,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write the pages into.")],

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from service import ask, upkeep
+from service import ask, audits, upkeep
 from service.options import AsJson, ConfigFile, SnapshotNumber, Store
 from store.errors import ConfigError, TextcamError
 
@@ -131,8 +131,14 @@ app.command()(upkeep.add)
 
 # --- asking a store ---------------------------------------------------------------------------------------
 
-for command in (ask.explain, ask.search, ask.audit, ask.report, ask.info, ask.sql, upkeep.diff):
+for command in (ask.explain, ask.search, audits.audit):
     app.command()(command)
+app.command()(audits.mark)
+app.command()(audits.suppress)
+app.command()(ask.report)
+app.command()(ask.info)
+app.command()(ask.sql)
+app.command()(upkeep.diff)
 
 
 # --- checking ---------------------------------------------------------------------------------------------

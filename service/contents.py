@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.wording import FindingRow
+from store.marks import marks
 from store.reader import Snapshot
+from textcam.marks import with_marks
 from textcam.records import findings_of
 
 WORDS = 12  # words a class page lists
@@ -131,13 +133,18 @@ def _rows(snapshot: Snapshot, table: str, columns: list[str]) -> list[dict[str, 
 def _findings(snapshot: Snapshot, texts: Texts, class_names: dict[int, str]) -> tuple[FindingRow, ...]:
     if not snapshot.has("findings"):
         return ()
-    return tuple(
-        FindingRow(
-            finding,
+    found, said = findings_of(snapshot.table("findings")), marks(snapshot.storage)
+    pairs = [
+        (
             class_names.get(finding.class_id, f"class {finding.class_id}"),
             texts.get(finding.text_id, (f"group {finding.group_id}", ""))[0],
         )
-        for finding in findings_of(snapshot.table("findings"))
+        for finding in found
+    ]
+    named = {finding.finding_id: pair for finding, pair in zip(found, pairs, strict=True)}
+    return tuple(
+        FindingRow(finding, *named[finding.finding_id], said.get(named[finding.finding_id]))
+        for finding in with_marks(found, pairs, said)
     )
 
 

@@ -197,14 +197,15 @@ def _word_record(word: "Word") -> dict[str, Any]:
 
 
 def finding_row(query: "Query", finding: "Finding") -> FindingRow:
-    """A finding with the names of its class and text."""
-    text = query.word(finding.text_id).text if finding.text_id >= 0 else f"group {finding.group_id}"
-    return FindingRow(finding, query.class_name(finding.class_id), text)
+    """A finding with the names of its class and text, and its mark."""
+    pair = query.audit.pair(finding)
+    return FindingRow(finding, *pair, query.audit.marks.get(pair))
 
 
 def finding_record(row: FindingRow) -> dict[str, Any]:
     """A finding for JSON and CSV: the table's columns, the names, and the sentence."""
-    named = {"class_name": row.class_name, "text": row.text, "sentence": row.sentence}
+    named: dict[str, Any] = {"class_name": row.class_name, "text": row.text, "sentence": row.sentence}
+    named |= {"mark": row.mark.said if row.mark else None, "note": row.mark.note if row.mark else None}
     return {**asdict(row.finding), **named}
 
 

@@ -3,22 +3,32 @@
 import math
 from dataclasses import dataclass
 
+from store.marks import Mark
 from textcam.audit import Finding
 from textcam.proof import sentence
 
 
 @dataclass(frozen=True)
 class FindingRow:
-    """A finding with the names that it refers to."""
+    """A finding with the names that it refers to, and what somebody said about it, if anybody did."""
 
     finding: Finding
     class_name: str
     text: str
+    mark: Mark | None = None
 
     @property
     def sentence(self) -> str:
         """The finding as a person reads it."""
-        return sentence(self.finding, self.class_name, self.text)
+        said = sentence(self.finding, self.class_name, self.text)
+        return f"{said} {self.marked}" if self.mark else said
+
+    @property
+    def marked(self) -> str:
+        """What somebody said, as a sentence; "" if nobody did."""
+        if self.mark is None:
+            return ""
+        return f"Marked {self.mark.said}: {self.mark.note}" if self.mark.note else f"Marked {self.mark.said}."
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from store.checked import LARGE, CheckedFile, check_file
 from store.errors import Damaged, TextcamError
 from store.index import INDEXED, load_index
 from store.manifest import FINGERPRINTS, PartRecord, read_manifest
+from store.marks import damaged_marks
 from store.reader import Snapshot, as_matrix, repeated_keys
 from store.schema import tables
 from store.storage import Storage, open_storage
@@ -99,6 +100,7 @@ def problems(snapshot: Snapshot) -> list[Problem]:
     for record in snapshot.manifest.indexes:
         if record.table in sound:
             found += _guarded("index", record.path, partial(_index, snapshot, record.table))
+    found += [Problem("damaged", error.where, error.what) for error in damaged_marks(snapshot.storage)]
     return list(dict.fromkeys(found))
 
 

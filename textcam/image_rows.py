@@ -104,12 +104,12 @@ def _sample(snapshot: Snapshot) -> Floats:
     """(n, D): embeddings of the images with the lowest ids. Ids are hashes: a random draw."""
     ids, embeddings = np.zeros(0, np.int64), np.zeros((0, snapshot.dims.embedding), np.float32)
     for part in snapshot.parts("embeddings"):
-        file = snapshot.open_part(part)
-        first = next(file.iter_batches(SAMPLE, columns=["image_id", "embedding"]), None)  # sorted by id
-        if first is None:
+        if not part.rows:
             continue
-        ids = np.concatenate([ids, first.column(0).to_numpy()])
-        embeddings = np.concatenate([embeddings, as_matrix(first.column(1))])
+        first = snapshot.open_part(part).read_row_group(0, columns=["image_id", "embedding"])
+        first = first.slice(0, SAMPLE)  # sorted by id, and a row group holds more than SAMPLE rows
+        ids = np.concatenate([ids, first["image_id"].to_numpy()])
+        embeddings = np.concatenate([embeddings, as_matrix(first["embedding"].combine_chunks())])
         keep = np.argsort(ids)[:SAMPLE]
         ids, embeddings = ids[keep], embeddings[keep]
     return embeddings

@@ -28,8 +28,9 @@ Method = Literal["project", "refit"]
 METHODS: tuple[Method, ...] = ("project", "refit")
 HELD_OUT = 3  # every third image
 SHRINKAGE = 0.05  # of the covariance of activations, towards a multiple of the identity
-NEARNESS = (10.0, 1.0, 0.1, 0.01, 0.001)  # of the refitted head to the old one, by trial
-LOST = 0.01  # average accuracy that a head may lose on the trial part
+NEARNESS = (1e4, 1e3, 1e2, 10.0, 1.0, 0.1, 0.01, 0.001)  # of the refitted head to the old one, by trial
+FOLDS = 3
+LOST = 0.01  # average accuracy that a head may lose in the trials
 LARGEST_WEIGHT = 20.0  # of an image, in means
 LEAST_IMAGES = 5  # of a group whose accuracy counts
 _SWEEPS = 20
@@ -142,10 +143,11 @@ def group_accuracies(samples: Samples, classes: Ints, before: Bools, after: Bool
     return found
 
 
-def worst(samples: Samples, classes: Ints, correct: Bools) -> float:
-    """The lowest accuracy of a group with enough images; 0 if none has."""
+def worst_and_mean(samples: Samples, classes: Ints, correct: Bools) -> tuple[float, float]:
+    """Lowest and mean accuracy of the groups with enough images; 0 if none has."""
     groups = group_accuracies(samples, classes, correct, correct)
-    return min((one.before for one in groups if one.n >= LEAST_IMAGES), default=0.0)
+    counted = [one.before for one in groups if one.n >= LEAST_IMAGES] or [0.0]
+    return min(counted), float(np.mean(counted))
 
 
 # --- project --------------------------------------------------------------------------------------------
@@ -213,19 +215,19 @@ def _unbalanced(samples: Samples) -> int:
 
 
 def refit_near(samples: Samples, head: Head, classes: Ints) -> Head:
-    """The head refitted on all of ``samples``, as near to the old one as served best on a fourth of them: the
-    best worst group among the trials that lose at most LOST of the average there."""
-    trial_fit, trial = Samples(
-        samples.image_ids // HELD_OUT, samples.labels, samples.pooled, samples.present
-    ).split(4)
-    if len(trial.labels) < 2 * LEAST_IMAGES or not len(trial_fit.labels):
-        return refit(samples, head, NEARNESS[1])
-    old = float(right(trial, head).mean())
+    """The head refitted on all of ``samples``, as near to the old one as served best in FOLDS trials, each on
+    images that its fit did not see: the best worst group, then the best mean over groups, among those that
+    lose at most LOST of the average."""
+    fold = samples.image_ids // HELD_OUT % FOLDS
+    old = float(right(samples, head).mean())
     best, chosen = (-np.inf, -np.inf), NEARNESS[0]
     for nearness in NEARNESS:
-        correct = right(trial, refit(trial_fit, head, nearness))
+        correct = np.zeros(len(fold), np.bool_)
+        for number in np.unique(fold):
+            tried = refit(samples.take(fold != number), head, nearness) if (fold != number).any() else head
+            correct[fold == number] = right(samples.take(fold == number), tried)
         average = float(correct.mean())
-        merit = (worst(trial, classes, correct) if average >= old - LOST else average - 1, average)
+        merit = worst_and_mean(samples, classes, correct) if average >= old - LOST else (average - 1, 0.0)
         if merit > best:
             best, chosen = merit, nearness
     return refit(samples, head, chosen)

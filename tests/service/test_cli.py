@@ -40,6 +40,8 @@ COMMANDS = {
     "explain": "textcam explain",
     "search": "textcam search",
     "audit": "textcam audit",
+    "mark": "textcam mark",
+    "suppress": "textcam suppress",
     "report": "textcam report",
     "info": "textcam info",
     "sql": "textcam sql",

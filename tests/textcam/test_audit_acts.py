@@ -1,0 +1,394 @@
+"""Slices, marks, matching, associations, doubles and corrected heads, on rows counted by hand."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from store.errors import ConfigError, Damaged, QueryError
+from store.marks import Mark, add_mark, damaged_marks, marks
+from store.prune import prune
+from store.schema import stable_id
+from store.storage import open_storage
+from store.verify import verify
+from store.writer import commit
+from tests.store.worlds import CLASSES, TEXTS, TinyWorld, tiny_manifest, tiny_store
+from textcam.association import odds_ratios, split_of
+from textcam.audit import Finding
+from textcam.marks import with_marks
+from textcam.matching import prognostic_score, strata
+from textcam.query import Query
+from textcam.slices import roles
+from textcam.statistics import matched_difference, two_sides
+from textcam.suppress import (
+    LARGEST_WEIGHT,
+    Samples,
+    balanced_weights,
+    group_accuracies,
+    project,
+    refit,
+    right,
+    suppress,
+)
+from textcam.tensor_file import tensor_bytes
+from textcam.whatif import Head, logits_of
+
+
+def finding(class_id: int, text: str, **values: object) -> Finding:
+    plain = Finding(
+        7, class_id, stable_id(text), 0, "scene", 0.5, None, None, 0, 0, None, None, None, None, None, None,
+        None, 0, "association", 1,
+    )  # fmt: skip
+    return replace(plain, **values)
+
+
+# --- slices ---------------------------------------------------------------------------------------------
+
+
+def test_roles_of_every_case():
+    # own, with: right, wrong; own, without: wrong, right; other, with: drawn in, right; without; no label
+    label = np.array([2, 2, 2, 2, 0, 0, 1, -1])
+    present = np.array([True, True, False, False, True, True, False, True])
+    called = np.array([2, 1, 0, 2, 2, 0, 2, 2])
+    assert roles(2, present, called, label).tolist() == [
+        "follows",
+        "",
+        "fails",
+        "breaks",
+        "fails",
+        "breaks",
+        "",
+        "",
+    ]
+    assert roles(2, present, called, None).tolist() == [
+        "follows",
+        "",
+        "",
+        "breaks",
+        "follows",
+        "",
+        "breaks",
+        "follows",
+    ]
+
+
+def axes_world() -> TinyWorld:
+    """Texts are axes, and image i shows the text that ``shown`` names: presence is known by hand."""
+    world = TinyWorld(embedding=17)
+    world.text_embeddings = np.eye(17, dtype=np.float32)[: len(TEXTS)]
+    shown = ["red", "red", "green", "red", "blue", "red", "green", "green", "blue", "red", "green"]
+    place = list(TEXTS)
+    world.embeddings = np.eye(17, dtype=np.float32)[[place.index(text) for text in shown]]
+    world.predictions = np.array([0, 1, 2, 0, 1, 2, 1, 0, 2, 0, 1])  # labels are 0 1 2 0 1 2 0 1 2 0 1
+    return world
+
+
+def axes_store(folder: Path) -> Query:
+    tiny_store(folder / "store", axes_world())
+    return Query.open(folder / "store")
+
+
+def test_slices_are_those_counted_by_hand(tmp_path):
+    query, world = axes_store(tmp_path), axes_world()
+    rows = query.audit.slices([finding(0, "red")])
+    found = {row["uri"]: (row["role"], row["has_text"], row["label"]) for row in rows.to_pylist()}
+    own = {0: "follows", 3: "follows", 9: "follows", 6: "fails"}  # 6 is green and called square
+    other = {1: "breaks", 5: "breaks"}  # red, of other classes, called by their names
+    assert found == {
+        world.uris[at]: (role, at != 6, CLASSES[world.labels[at]]) for at, role in (own | other).items()
+    }
+    assert rows["finding_id"].to_pylist() == [7] * 6
+
+
+def test_slices_agree_with_the_counts_of_a_finding(tmp_path):
+    query = axes_store(tmp_path)
+    green = query.audit.slices([finding(1, "green"), finding(0, "red", finding_id=8)]).to_pylist()
+    assert [row["finding_id"] for row in green] == sorted(row["finding_id"] for row in green)
+    mine = [row for row in green if row["finding_id"] == 7]
+    assert sorted((row["role"], row["label"], row["prediction"]) for row in mine) == [
+        ("breaks", "square", "square"),  # image 1, red
+        ("breaks", "square", "square"),  # image 4, blue
+        ("breaks", "star", "star"),  # image 2, green
+        ("fails", "circle", "square"),  # image 6, green
+        ("follows", "square", "square"),  # image 10, green
+    ]
+
+
+def test_label_suspects_need_confidence_words_and_the_encoder(tmp_path):
+    world = axes_world()
+    texts = list(TEXTS)
+    world.embeddings[7] = np.eye(17)[texts.index("a circle")]  # labelled square, called circle
+    tiny_store(tmp_path / "store", world)
+    query = Query.open(tmp_path / "store")
+    wrong = {6, 7}  # labels that the predictions contradict
+    named = query.snapshot.table("explanations").to_pylist()
+    words = {row["image_id"]: row["text_ids"] for row in named}
+    confidence = dict(
+        zip(
+            *(query.snapshot.table("images")[one].to_pylist() for one in ("image_id", "confidence")),
+            strict=True,
+        )
+    )
+    for limit in (0.0, 1.1):
+        expected = [
+            world.uris[at]
+            for at in wrong
+            if stable_id(f"a {CLASSES[world.predictions[at]]}") in words[world.image_ids[at]]
+            and stable_id(f"a {CLASSES[world.labels[at]]}") not in words[world.image_ids[at]]
+            and at == 7
+            and confidence[world.image_ids[at]] >= limit
+        ]
+        assert query.audit.label_suspects(limit)["uri"].to_pylist() == expected
+
+
+# --- marks ----------------------------------------------------------------------------------------------
+
+
+def test_marks_survive_snapshots_and_prunes_and_are_verified(tmp_path):
+    world, storage = TinyWorld(), open_storage(tmp_path / "store")
+    tiny_store(tmp_path / "store", world)
+    first = Query.open(tmp_path / "store")
+    top = first.findings()[0]
+    assert first.audit.mark(top, "spurious", "seen").pair == first.audit.pair(top)
+    commit(storage, replace(tiny_manifest(storage, world, 2, None), snapshot=2, parent=1))
+    prune(storage)
+    later = Query.open(tmp_path / "store")
+    assert later.snapshot.manifest.snapshot == 2
+    assert later.audit.marks == {first.audit.pair(top): Mark(*first.audit.pair(top), "spurious", "seen")}
+    assert verify(tmp_path / "store") == []
+    file = tmp_path / "store" / "marks" / "00000001.json"
+    file.write_text(file.read_text().replace("seen", "Seen"))
+    assert [problem.where for problem in verify(tmp_path / "store")] == ["marks/00000001.json"]
+    with pytest.raises(Damaged):
+        marks(storage)
+
+
+def test_the_later_mark_counts_and_core_sinks(tmp_path):
+    storage = open_storage(tmp_path)
+    add_mark(storage, Mark("star", "snow", "core"))
+    add_mark(storage, Mark("star", "snow", "unclear", "not sure"))
+    add_mark(storage, Mark("ring", "red", "core"))
+    found = marks(storage)
+    assert found[("star", "snow")] == Mark("star", "snow", "unclear", "not sure")
+    pairs = [("ring", "red"), ("star", "snow"), ("star", "red")]
+    ranked = with_marks([finding(0, "red", finding_id=at, rank=at) for at in range(3)], pairs, found)
+    assert [(one.finding_id, one.rank) for one in ranked] == [(1, 1), (2, 2), (0, 3)]
+    with pytest.raises(ConfigError):
+        add_mark(storage, Mark("star", "snow", "maybe"))
+
+
+def test_nobodys_mark_is_lost_when_many_mark_at_once(tmp_path):
+    storage = open_storage(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda at: add_mark(storage, Mark(f"class {at}", "x", "core")), range(24)))
+    assert len({*paths}) == 24
+    assert len(marks(storage)) == 24
+    assert not damaged_marks(storage)
+
+
+# --- matching -------------------------------------------------------------------------------------------
+
+
+def test_a_matched_difference_counted_by_hand():
+    # stratum 0: with 2 of 2 right, without 1 of 2; 1: with 1 of 1, without 0 of 4; 2: one side only
+    stratum = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 2])
+    present = np.array([1, 1, 0, 0, 1, 0, 0, 0, 0, 1], bool)
+    hits = np.array([1, 1, 1, 0, 1, 0, 0, 0, 0, 0], bool)
+    found = matched_difference(hits, present, stratum)
+    weights = np.array([2 * 2 / 4, 1 * 4 / 5])
+    assert found.effect == pytest.approx((weights @ [0.5, 1.0]) / weights.sum())
+    near = lambda rate, n: (rate * n + 0.5) / (n + 1) * (1 - (rate * n + 0.5) / (n + 1)) / n  # noqa: E731
+    spread = np.array([near(1, 2) + near(0.5, 2), near(1, 1) + near(0, 4)])
+    half = 1.959964 * np.sqrt(weights**2 @ spread) / weights.sum()
+    assert found.low == pytest.approx(found.effect - half, abs=1e-6)
+    assert found.high == min(1.0, found.effect + half)
+    assert (found.n_with, found.n_without) == (3, 6)
+
+
+def test_nothing_to_match():
+    found = matched_difference(np.ones(3, bool), np.ones(3, bool), np.zeros(3, np.int64))
+    assert np.isnan(found.effect)
+    assert (found.n_with, found.n_without) == (0, 0)
+
+
+def test_matching_takes_off_what_another_concept_explains():
+    """Rightness hangs on another concept alone, which goes with the text: matched, no effect is left."""
+    rng = np.random.default_rng(0)
+    other = rng.random(2000) < 0.5
+    present = rng.random(2000) < np.where(other, 0.8, 0.2)
+    hits = rng.random(2000) < np.where(other, 0.9, 0.1)
+    others = np.stack([other, rng.random(2000) < 0.3], axis=1)
+    raw = hits[present].mean() - hits[~present].mean()
+    score = prognostic_score(hits, present, others)
+    found = matched_difference(hits, present, strata(score, 2))
+    assert raw > 0.4
+    assert abs(found.effect) < 0.06
+    assert found.low < 0 < found.high
+
+
+def test_strata_are_of_equal_size():
+    assert strata(np.array([3.0, 1.0, 2.0, 5.0, 4.0]), 2).tolist() == [0, 0, 0, 1, 1]
+
+
+# --- the data alone -------------------------------------------------------------------------------------
+
+
+def test_an_odds_ratio_by_hand():
+    found = odds_ratios(two_sides([3, 0], [4, 0], [1, 2], [6, 5]))
+    ratio = (3.5 * 5.5) / (1.5 * 1.5)
+    half = 1.959964 * np.sqrt(1 / 3.5 + 1 / 1.5 + 1 / 1.5 + 1 / 5.5)
+    assert found.ratio[0] == pytest.approx(ratio)
+    assert found.low[0] == pytest.approx(ratio / np.exp(half))
+    assert found.high[0] == pytest.approx(ratio * np.exp(half), rel=1e-6)
+    assert np.isnan(found.ratio[1])
+
+
+@pytest.mark.parametrize(
+    ("uri", "split"),
+    [
+        ("train/dog/1.jpg", "train"),
+        ("a/Validation/x.png", "val"),
+        ("test.jpg", ""),
+        ("dog/test/1.jpg", "test"),
+    ],
+)
+def test_splits_are_read_off_folders(uri, split):
+    assert split_of(uri) == split
+
+
+def test_associations_count_classes_against_the_rest(tmp_path):
+    """Thirty-three images: all circles red, all squares green, stars blue or, five of them, red."""
+    world = TinyWorld(embedding=17, images=33)
+    world.text_embeddings = np.eye(17, dtype=np.float32)[: len(TEXTS)]
+    places = [list(TEXTS).index(one) for one in ("red", "green", "blue")]
+    world.embeddings = np.eye(17, dtype=np.float32)[[places[label] for label in world.labels]]
+    stars = np.flatnonzero(world.labels == 2)
+    world.embeddings[stars[:5]] = np.eye(17)[places[0]]
+    tiny_store(tmp_path / "store", world)
+    found = Query.open(tmp_path / "store").audit.associations()
+    said = {(one.class_id, one.text_id): one for one in found}
+    red = said[(0, stable_id("red"))]
+    assert (red.rate, red.n, red.n_elsewhere) == (1.0, 11, 22)
+    assert red.rate_elsewhere == pytest.approx(5 / 22)
+    assert red.lift == pytest.approx(22 / 5)
+    assert (2, stable_id("red")) not in said  # rarer than elsewhere
+    assert said[(1, stable_id("green"))].lift is None  # nowhere else
+    assert [one.odds_low for one in found] == sorted((one.odds_low for one in found), reverse=True)
+
+
+def test_doubles_by_content_and_by_embedding(tmp_path):
+    world = TinyWorld()
+    world.embeddings[4] = world.embeddings[0]  # of another class
+    tiny_store(tmp_path / "store", world)
+    found = Query.open(tmp_path / "store").audit.doubles(0.9999)
+    ends = {world.uris[0], world.uris[4]}
+    assert [({one.uri, one.other_uri}, one.across_classes, one.across_splits) for one in found] == [
+        (ends, True, False)
+    ]
+    assert found[0].similarity == pytest.approx(1, abs=1e-3)
+    assert found[0].image_id < found[0].other_id
+    assert Query.open(tmp_path / "store").audit.doubles(None) == []
+
+
+# --- the head -------------------------------------------------------------------------------------------
+
+
+def cue_samples(
+    n: int = 1200, follow: float = 0.9, seed: int = 0
+) -> tuple[Samples, tuple[np.ndarray, np.ndarray]]:
+    """Two classes. Channel 0 tells them apart, weakly; channel 1 is the cue, in ``follow`` of class 1 and the
+    rest of class 0; 2 to 4 are noise. The head goes by the cue."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, n)
+    present = rng.random(n) < np.where(labels == 1, follow, 1 - follow)
+    pooled = rng.normal(0, 1, (n, 5))
+    pooled[:, 0] += 3 * labels
+    pooled[:, 1] = 2 * present + rng.normal(0, 0.1, n)
+    head = np.array([[0, -2.0, 0, 0, 0], [0.3, 2.0, 0, 0, 0]]), np.array([1.5, -1.5])
+    return Samples(rng.integers(0, 1 << 60, n), labels, pooled, present[:, None]), head
+
+
+@pytest.mark.parametrize("method", ["project", "refit"])
+def test_a_corrected_head_no_longer_goes_by_the_cue(method):
+    samples, head = cue_samples()
+    made = suppress(samples, head, np.array([1]), method)
+    assert made.fitted + made.held_out == 1200
+    assert made.unbalanced == 0
+    assert made.worst_before < 0.2
+    assert abs(made.weights[1, 1] - made.weights[0, 1]) < 0.1 * 4  # of what it was
+    if method == "refit":
+        assert made.worst_after > made.worst_before + 0.6
+        assert made.accuracy_after > made.accuracy_before - 0.01
+
+
+def test_projection_leaves_no_covariance_with_the_text():
+    samples, head = cue_samples()
+    made = project(samples, head, shrinkage=0.0)
+    logits = logits_of(samples.pooled, *made)
+    for label in (0, 1):
+        mine = samples.labels == label
+        logits[mine] -= logits[mine].mean(axis=0)
+        column = samples.present[mine, 0].astype(float)
+        if label == 0:
+            total = logits[mine].T @ (column - column.mean())
+        else:
+            total = total + logits[mine].T @ (column - column.mean())
+    assert np.abs(total).max() < 1e-6 * len(samples.labels)
+    mean = samples.pooled.mean(axis=0, keepdims=True)
+    assert logits_of(mean, *made) == pytest.approx(logits_of(mean, *head))
+
+
+def test_weights_put_a_text_in_half_of_every_class():
+    labels = np.array([0] * 4 + [1] * 6 + [2] * 3)
+    present = np.array([1, 0, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1, 1], bool)[:, None]
+    weights = balanced_weights(labels, present)
+    assert weights.sum() == pytest.approx(13)
+    for label, share in ((0, 0.5), (1, 0.5), (2, 1.0)):
+        mine = labels == label
+        assert weights[mine].sum() == pytest.approx(mine.sum())
+        assert weights[mine & present[:, 0]].sum() == pytest.approx(share * mine.sum())
+    lonely = np.zeros(1000, bool)
+    lonely[0] = True
+    assert balanced_weights(np.zeros(1000, np.int64), lonely[:, None]).max() <= LARGEST_WEIGHT * 1.1 * 2
+
+
+def test_a_refit_held_near_is_the_old_head_and_a_free_one_fits_better():
+    samples, head = cue_samples()
+    near = refit(samples, head, 1e9)
+    assert near[0] == pytest.approx(head[0], abs=1e-3)
+    assert near[1] == pytest.approx(head[1], abs=1e-3)
+    assert right(samples, refit(samples, head, 1e-3)).mean() > right(samples, head).mean() - 0.05
+
+
+def test_groups_are_counted_by_hand():
+    samples = Samples(
+        np.arange(5), np.array([0, 0, 1, 1, 1]), np.zeros((5, 2)), np.array([[1], [0], [1], [1], [0]], bool)
+    )
+    before, after = np.array([1, 0, 1, 0, 0], bool), np.array([1, 1, 1, 1, 0], bool)
+    found = group_accuracies(samples, np.array([0]), before, after)
+    assert [(one.of_class, one.with_text, one.n, one.before, one.after) for one in found] == [
+        (True, True, 1, 1.0, 1.0),
+        (True, False, 1, 0.0, 1.0),
+        (False, True, 2, 0.5, 1.0),
+        (False, False, 1, 0.0, 0.0),
+    ]
+
+
+def test_too_few_images_are_refused():
+    samples, head = cue_samples(12)
+    with pytest.raises(QueryError):
+        suppress(samples, head, np.array([1]))
+
+
+def test_a_tensor_file_is_what_the_library_reads(tmp_path):
+    arrays = {"fc.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "fc.bias": np.ones(2, np.float32)}
+    (tmp_path / "head.safetensors").write_bytes(tensor_bytes(arrays, {"ä": json.dumps([1])}))
+    with safe_open(tmp_path / "head.safetensors", "np") as file:
+        assert {name: file.get_tensor(name).tolist() for name in file.keys()} == {  # noqa: SIM118
+            name: array.tolist() for name, array in arrays.items()
+        }
+        assert file.metadata() == {"ä": "[1]"}
