@@ -35,7 +35,7 @@ from textcam.suppress import (
     suppress,
 )
 from textcam.tensor_file import tensor_bytes
-from textcam.whatif import Head, logits_of
+from textcam.whatif import logits_of
 
 
 def finding(class_id: int, text: str, **values: object) -> Finding:
