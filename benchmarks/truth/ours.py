@@ -9,10 +9,12 @@ import numpy as np
 
 from benchmarks.truth.evidence import Array, Evidence
 from pipelines.regions import pool_regions, resize_maps
+from textcam import naming
 from textcam.accumulate import Moments, TopK
 from textcam.arrays import unit_rows
 from textcam.explain import word_directions
 from textcam.lda import Shrinkage, fit_directions_indexed, ridge_directions
+from textcam.presence import ConceptPresence
 from textcam.select import similarity, smaller_of_both
 
 
@@ -20,19 +22,22 @@ from textcam.select import similarity, smaller_of_both
 class Choices:
     """One way to fit directions and to read words off them. The defaults are those of a run.
 
-    ``form``: whole, region, both (the bisector for directions, the smaller standardised score for words),
-    bisector (for both), ridge (all images), ridge-cells (all cells), ridge+region. ``negatives``: the
-    lowest, or random others. ``pooling``: how a map becomes the activation that picks examples, mean or
-    max.
+    ``form``: named (texts whose presence goes with the channel, and regions; for words their coefficients),
+    names (the same without regions), whole, region, both (the bisector for directions, the smaller
+    standardised score for words), bisector (for both), ridge (all images), ridge-cells (all cells),
+    ridge+region. ``negatives``: the lowest, or random others. ``pooling``: how a map becomes the activation
+    that picks examples, mean or max.
     """
 
     examples: int = 100
-    shrinkage: Shrinkage = 0.5
-    form: str = "both"
+    shrinkage: Shrinkage = 0.1
+    form: str = "named"
     centre: bool = True
     centre_texts: bool = False
     negatives: str = "lowest"
     pooling: str = "mean"
+    presence_shrinkage: float = naming.SHRINKAGE
+    presence_sparsity: float = naming.SPARSITY
 
 
 DEFAULT = Choices()
@@ -96,8 +101,27 @@ class Directions:
 
         return self._once(("ridge", cells, shrinkage), make)
 
+    def coefficients(self, choices: Choices) -> Array:
+        """Of texts whose presence goes with each channel (K, T)."""
+
+        def moments() -> naming.PresenceMoments:
+            evidence = self.evidence
+            present = ConceptPresence(evidence.texts, evidence.kinds, sample=evidence.embeddings)
+            made = naming.PresenceMoments(len(evidence.texts), evidence.pooled.shape[1])
+            made.update(present(evidence.embeddings), evidence.pooled)
+            return made
+
+        amounts = {"shrinkage": choices.presence_shrinkage, "sparsity": choices.presence_sparsity}
+        found: naming.PresenceMoments = self._once("presence", moments)
+        return self._once(("coefficients", *amounts.values()), lambda: found.coefficients(**amounts))
+
     def for_words(self, choices: Choices) -> Array:
         """The one direction (K, D) a channel's contributions are added up along."""
+        if choices.form in ("named", "names"):
+            named = naming.named_directions(self.coefficients(choices), self.evidence.texts)
+            whole, region = self.whole(choices), self.region(choices)
+            region = region if choices.form == "named" else np.zeros_like(region)
+            return word_directions(whole, region, "named", centre=choices.centre, named=named)
         pair = self._pair(choices)
         if pair is None:
             return word_directions(
@@ -108,6 +132,8 @@ class Directions:
     def scores(self, choices: Choices) -> Array:
         """How well each text names each channel (K, T)."""
         texts = self.evidence.texts
+        if choices.form in ("named", "names"):
+            return self.coefficients(choices)
         if choices.centre_texts:
             texts = unit_rows(texts - texts.mean(0))
         pair = self._pair(choices)

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torchvision import transforms
 
 from demo.artefacts import NO_ARTEFACT
 from demo.measure import TrainedClassifier
-from demo.models import CLASSIFIER_SIZE, WEIGHTS
+from demo.models import CLASSIFIER_SIZE, WEIGHTS, tiny_classifier
 from demo.pictures import photograph, picture_set
 from demo.probe import write_pictures
 from demo.scenes import VALUES, Scene, generator, scenes
@@ -95,9 +96,10 @@ def clean_world(seed: int) -> World:
 
 
 def trunk() -> Path:
-    """The network that biased classifiers start from: it knows something of every attribute of a scene, none of
-    them together with another, and not much of shapes. (Who knows shapes well learns no shortcut from
-    pictures on which shapes are enough: started from the demo's clean classifier, cues flipped a quarter.)
+    """The network that biased classifiers start from: it knows something of every attribute of a scene,
+    none of them together with another, and not much of shapes. (Who knows shapes well learns no shortcut
+    from pictures on which shapes are enough: started from the demo's clean classifier, cues flipped a
+    quarter.)
     """
     path = cache() / f"trunk-{RECIPE}.safetensors"
     if not path.exists():
@@ -133,8 +135,7 @@ def truth(world: World, *, pairs: tuple[Shortcut, ...] | None = None) -> list[Ef
     pairs = world.planted if pairs is None else pairs
     path = cache() / f"truth-{world.key}.json"
     if not path.exists():
-        classifier = TrainedClassifier(weights(world))
-        measured = [asdict(one) for one in _effects(classifier, world.seed)]
+        measured = [asdict(one) for one in _effects(classifier(world), world.seed)]
         unfinished = path.with_suffix(f".{os.getpid()}")
         unfinished.write_text(json.dumps(measured))
         unfinished.replace(path)
@@ -143,7 +144,7 @@ def truth(world: World, *, pairs: tuple[Shortcut, ...] | None = None) -> list[Ef
     return [Effect(**{**asdict(one), "planted": (one.class_name, one.concept) in named}) for one in effects]
 
 
-def _effects(classifier: TrainedClassifier, seed: int, count: int = 24) -> Iterator[Effect]:
+def _effects(asked: TrainedClassifier, seed: int, count: int = 24) -> Iterator[Effect]:
     for class_id, shape in enumerate(VALUES["shape"]):
         plain = list(scenes("flips", SCENES_SEED + seed, count, shape=shape))
         for attribute in ("background", "artefact", "colour", "texture"):
@@ -153,8 +154,8 @@ def _effects(classifier: TrainedClassifier, seed: int, count: int = 24) -> Itera
                 cue = Shortcut(shape, attribute, value)
                 rng = generator("cues", SCENES_SEED + seed, 6, class_id)
                 without = [cue.taken(one, rng) if cue.shown(one) else one for one in plain]
-                before = classifier.logits([cue.given(one) for one in plain])
-                after = classifier.logits(without)
+                before = asked.logits([cue.given(one) for one in plain])
+                after = asked.logits(without)
                 right = before.argmax(1) == class_id
                 lost = after.argmax(1)[right] != class_id
                 yield Effect(
@@ -210,9 +211,19 @@ def cache() -> Path:
     return folder
 
 
+def classifier(world: World) -> TrainedClassifier:
+    """The world's classifier, ready to be asked."""
+    return TrainedClassifier(weights(world))
+
+
 def accuracy(world: World, count: int = 400) -> float:
     """Share of fresh, unbiased scenes that the world's classifier gets right."""
     held_out = list(scenes("held-out", SCENES_SEED + world.seed, count))
-    predicted: NDArray[np.int64] = TrainedClassifier(weights(world)).predict(held_out)
+    predicted: NDArray[np.int64] = classifier(world).predict(held_out)
     photograph.cache_clear()
     return float(np.mean([VALUES["shape"][p] == s.shape for p, s in zip(predicted, held_out, strict=True)]))
+
+
+def preprocessing() -> transforms.Compose:
+    """Of every classifier here: a picture in, (3, 64, 64) out."""
+    return tiny_classifier()[1]

@@ -41,6 +41,7 @@ class Case:
     scoring: Labelled
     head: Array
     predicted: Array
+    classes: Array  # (N,), what they are
     labels: Array  # (N, T): what the explained images show
     own: Array
     pairs: tuple[Pair, ...]
@@ -48,47 +49,63 @@ class Case:
     place: dict[int, str]  # text -> which mask shows it
 
 
-def judge_words(case: Case, words: Words) -> dict[str, list[float]]:
+Method = Callable[[Case, Array], Words]
+"""A case and the classes (N,) its images are asked about: words of images and of those classes."""
+
+
+def judge_words(case: Case, method: Method) -> dict[str, list[float]]:
     """What can be said of one method's words in one case: samples by measure, to be pooled over cases."""
     made: dict[str, list[float]] = {}
-    others = np.setdiff1d(np.arange(case.labels.shape[1]), case.own)
-    if not case.biased and not case.confounded:
-        made["own word first"] = [float(words.rank(c, t) == 1) for c, t in enumerate(case.own)]
+    words = method(case, case.predicted)
     planted = [pair for pair in case.pairs if pair.planted]
     true = [pair for pair in planted if pair.flip_rate > SHORTCUT]
+    probe = "confounded" if case.confounded else "unbiased"
     if case.biased:
-        first = [float(words.rank(pair.class_id, pair.text) <= 3) for pair in true]
-        made["shortcut in first three, confounded" if case.confounded else "shortcut in first three"] = first
-        if case.confounded:
-            made["image: cue or no cue"] = list(_image_level(case, words, true))
-        leaning = words.class_leaning[:, others]
-        grid = np.zeros(leaning.shape, bool)
-        for pair in case.pairs:
-            if pair.flip_rate > SHORTCUT:
-                grid[pair.class_id, np.searchsorted(others, pair.text)] = True
-        standard = (leaning - leaning.mean(1, keepdims=True)) / np.maximum(
-            leaning.std(1, keepdims=True), 1e-12
-        )
-        by = "confounded" if case.confounded else "unbiased"
-        made[f"pairs AUPRC, {by}"] = [auprc(grid.ravel(), standard.ravel())]
-        shown = [pair for pair in case.pairs if pair.text in others]
-        effect = [pair.logit_change for pair in shown]
-        said = [words.class_leaning[pair.class_id, pair.text] for pair in shown]
-        made[f"Spearman with effect, {by}"] = [float(spearmanr(said, effect).statistic)]
-    elif case.confounded:
+        made[f"shortcut in first three, {probe}"] = [
+            float(words.rank(pair.class_id, pair.text) <= 3) for pair in true
+        ]
+        made[f"pairs AUPRC, {probe}"] = [_pairs_auprc(case, words)]
+        made[f"Spearman with effect, {probe}"] = [_effect_agreement(case, words)]
+        if not case.confounded:
+            made["image has the cue, AUPRC"] = list(_image_level(case, method, true))
+    else:
+        if not case.confounded:
+            made["own word first"] = [float(words.rank(c, t) == 1) for c, t in enumerate(case.own)]
         innocent = [pair for pair in planted if pair.flip_rate <= SHORTCUT]
-        made["false shortcut in first three"] = [
+        made[f"false shortcut in first three, {probe}"] = [
             float(words.rank(pair.class_id, pair.text) <= 3) for pair in innocent
         ]
     return made
 
 
-def _image_level(case: Case, words: Words, pairs: list[Pair]) -> Iterator[float]:
-    """Inside a class: do the words say which image has the cue? AUPRC a pair with three images or more of
-    each.
+def _pairs_auprc(case: Case, words: Words) -> float:
+    """Planted and true pairs among all pairs of a class and a text that names no class; pairs that are true
+    but were not planted are left out.
     """
+    others = np.setdiff1d(np.arange(case.labels.shape[1]), case.own)
+    leaning = words.class_leaning[:, others]
+    standard = (leaning - leaning.mean(1, keepdims=True)) / np.maximum(leaning.std(1, keepdims=True), 1e-12)
+    truth, counted = np.zeros(leaning.shape, bool), np.ones(leaning.shape, bool)
+    for pair in case.pairs:
+        if pair.flip_rate > SHORTCUT:
+            at = pair.class_id, np.searchsorted(others, pair.text)
+            truth[at], counted[at] = pair.planted, pair.planted
+    return auprc(truth[counted], standard[counted])
+
+
+def _effect_agreement(case: Case, words: Words) -> float:
+    """Spearman of what is said of a class and a text with what the text's attribute does to the logit."""
+    said = [words.class_leaning[pair.class_id, pair.text] for pair in case.pairs]
+    return float(spearmanr(said, [pair.logit_change for pair in case.pairs]).statistic)
+
+
+def _image_level(case: Case, method: Method, pairs: list[Pair]) -> Iterator[float]:
+    """Of a class's own images, do the words say which has the cue? AUPRC a pair with three images or more of
+    each sort; on an unbiased probe chance is the cue's share, .05 to .25.
+    """
+    words = method(case, case.classes)
     for pair in pairs:
-        mine = np.flatnonzero(case.predicted == pair.class_id)
+        mine = np.flatnonzero(case.classes == pair.class_id)
         shown = case.labels[mine, pair.text]
         if min(shown.sum(), (~shown).sum()) >= 3:
             yield auprc(shown, words.image_leaning[mine, pair.text])

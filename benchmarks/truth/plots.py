@@ -1,0 +1,69 @@
+"""The pictures of the benchmark that the docs show."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+
+from benchmarks.truth.contest import Samples
+from benchmarks.truth.measures import bootstrap
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+SHOWN = (
+    "channel pearson",
+    "own word first",
+    "shortcut in first three, unbiased",
+    "shortcut in first three, confounded",
+    "false shortcut in first three, confounded",
+    "image has the cue, AUPRC",
+)
+
+
+def draw(found: dict[str, dict[str, Samples]], folder: Path) -> None:
+    """Write truth_t0.png and truth_t1.png of the parts that there are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if "t0" in found:
+        _naming(found["t0"], folder / "truth_t0.png")
+    if "t1" in found:
+        _bars(found["t1"], folder / "truth_t1.png")
+
+
+def _naming(found: dict[str, Samples], path: Path) -> None:
+    """Right names against noise, one line a method."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
+    for axis, asked, told in zip(
+        axes, ("one meaning", "two meanings"), ("top-1", "both in first five"), strict=True
+    ):
+        for method, samples in found.items():
+            names = [name for name in samples if name.startswith(asked) and name.endswith(told)]
+            noise = [float(name.split("noise ")[1].split(":")[0]) for name in names]
+            axis.plot(noise, [np.mean(samples[name]) for name in names], marker="o", label=method)
+        axis.set(xscale="log", xlabel="noise, in lengths of an attribute", title=f"{asked}: {told}")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("share of channels named right")
+    axes[1].legend(fontsize=8)
+    _save(figure, path)
+
+
+def _bars(found: dict[str, Samples], path: Path) -> None:
+    """A panel a measure, a bar a method, with intervals."""
+    figure, axes = plt.subplots(2, 3, figsize=(13, 7))
+    for axis, measure in zip(axes.ravel(), SHOWN, strict=True):
+        methods = [name for name, samples in found.items() if len(samples.get(measure, ()))]
+        stats = np.array([bootstrap(np.array(found[name][measure], float)) for name in methods])
+        place = np.arange(len(methods))[::-1]
+        spread = np.abs(stats[:, 1:] - stats[:, :1]).T
+        colours = ["#1d6fb8" if name == "ours" else "#b9c2cc" for name in methods]
+        axis.barh(place, stats[:, 0], xerr=spread, color=colours, error_kw={"lw": 1})
+        axis.set_yticks(place, methods, fontsize=8)
+        axis.set_title(measure + (" (lower is better)" if measure.startswith("false") else ""), fontsize=9)
+        axis.set_xlim(0, 1.02)
+    _save(figure, path)
+
+
+def _save(figure: plt.Figure, path: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)
