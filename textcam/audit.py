@@ -140,10 +140,18 @@ def candidates(
     """Pairs worth testing, class_id (P,) and text index (P,), sorted: a share of at least ``least_share``, a
     text that is not the class itself (``core`` (C, T)) and of a kind that is not the class's own (`own_kinds`
     unless given)."""
-    own = own_kinds(core, kinds) if own is None else own
-    foreign = np.array([[kind not in mine for kind in kinds] for mine in own], np.bool_).reshape(core.shape)
+    foreign = foreign_kinds(core, kinds, own)
     class_id, text_index = np.nonzero((shares.share >= least_share) & foreign & ~core)
     return class_id, text_index
+
+
+def foreign_kinds(
+    core: NDArray[np.bool_], kinds: Sequence[str], own: Sequence[Collection[str]] | None = None
+) -> NDArray[np.bool_]:
+    """(C, T): is the text of a kind that is not the class's own (`own_kinds` of ``core`` (C, T) unless
+    given)?"""
+    own = own_kinds(core, kinds) if own is None else own
+    return np.array([[kind not in mine for kind in kinds] for mine in own], np.bool_).reshape(core.shape)
 
 
 def carrying_groups(

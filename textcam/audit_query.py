@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from store.errors import QueryError
 from store.marks import Mark, add_mark, marks
@@ -19,12 +20,14 @@ from textcam.image_rows import concept_presence, has_labels, image_rows
 from textcam.marks import with_marks
 from textcam.matching import matched
 from textcam.records import findings_of
+from textcam.replay import Replay, replay
+from textcam.shares import ClassMeans
 from textcam.slices import CONFIDENT, SliceNames, label_suspects, slice_batches
 from textcam.slices import slices as slice_rows
 from textcam.statistics import Matched
 from textcam.suppress import Method, Samples, Suppressed
 from textcam.suppress import suppress as corrected_head
-from textcam.whatif import Head
+from textcam.whatif import Head, neutral_head, project_out
 
 _MOST_PRODUCTS = 2e10  # images times channels times classes of a refit: minutes on two cores
 
@@ -127,6 +130,33 @@ class AuditQuery:
                 fix="Use a classifier of global average pooling and one linear layer.",
             )
         return np.asarray(classes.weights, np.float64), np.asarray(classes.bias, np.float64)
+
+    def what_if(self, *, group_id: int | None = None, text: str | None = None) -> Replay:
+        """All images answered again with a group's channels set to their mean, or with a text's direction
+        (from the channels' own) taken out of the activations; see ``textcam.replay``. Raises QueryError
+        unless exactly one of both is named, and for a group or a text that is not there.
+        """
+        if (group_id is None) == (text is None):
+            raise QueryError("A what-if needs a group or a text.", fix="Name one of both.")
+        head, mean = self.head(), self._mean_pooled()
+        if group_id is not None:
+            channels = np.flatnonzero(self.catalogue.channels.group_of == group_id)
+            if not len(channels):
+                raise QueryError(f"There is no group {group_id}.", where="groups")
+            changed = neutral_head(*head, channels, mean)
+        else:
+            row = self.catalogue.texts.row_of(str(text))
+            if row is None:
+                raise QueryError(f"The bank has no text {text!r}.", where="texts")
+            direction = self.catalogue.channels.directions @ self.catalogue.texts.embeddings[row]
+            changed = project_out(*head, direction, mean)
+        return replay(self.snapshot, head, changed, labelled=has_labels(self.snapshot))
+
+    def _mean_pooled(self) -> NDArray[np.float64]:
+        means = ClassMeans(1, self.snapshot.dims.channels)
+        for rows in image_rows(self.snapshot, pooled=True):
+            means.update(np.zeros(len(rows), np.int64), rows.pooled)
+        return means.overall
 
     def suppress(self, findings: Sequence[Finding], method: Method = "refit") -> Suppressed:
         """The head without these shortcuts, and what it does to held-out images; see ``textcam.suppress``.

@@ -378,6 +378,31 @@ def test_groups_are_counted_by_hand():
     ]
 
 
+def test_a_what_if_over_all_images_is_that_of_each(tmp_path):
+    world = TinyWorld()
+    tiny_store(tmp_path / "store", world)
+    query = Query.open(tmp_path / "store")
+    changed = world.pooled.copy()
+    changed[:, world.group_of == 1] = world.pooled[:, world.group_of == 1].mean(axis=0)
+    before = (world.pooled @ world.weights.T + world.bias).argmax(axis=1)
+    after = (changed @ world.weights.T + world.bias).argmax(axis=1)
+    found = query.audit.what_if(group_id=1)
+    for label in range(3):
+        mine = world.labels == label
+        right = mine & (before == label)
+        assert found.images[label] == mine.sum()
+        assert found.right_before[label] == right.sum()
+        assert found.right_after[label] == (mine & (after == label)).sum()
+        assert found.flips[label] == (right & (after != label)).sum()
+    assert found.accuracy == ((before == world.labels).mean(), (after == world.labels).mean())
+    assert found.worst[1] == min((after == label)[world.labels == label].mean() for label in range(3))
+    by_text = query.audit.what_if(text="red")
+    assert by_text.images.sum() == 11
+    for wrong in ({}, {"group_id": 1, "text": "red"}, {"group_id": 9}, {"text": "no such text"}):
+        with pytest.raises(QueryError):
+            query.audit.what_if(**wrong)
+
+
 def test_too_few_images_are_refused():
     samples, head = cue_samples(12)
     with pytest.raises(QueryError):
