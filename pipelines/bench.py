@@ -2,16 +2,20 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from functools import cached_property
+from typing import TypeVar
 
 from pipelines.config import Config, ImagesSection
 from store.schema import Dims, Table, tables
 from store.storage import Storage, open_storage
 from textcam.classifier import TorchClassifier, load_classifier
 from textcam.decode import DECODER
-from textcam.device import use_threads
+from textcam.device import number_format, use_threads, with_room
 from textcam.encoder import ClipEncoder, load_encoder
 from textcam.source_images import root_of
+
+T = TypeVar("T")
 
 # Raised by a change that gives other numbers from the same inputs: old work is then done anew.
 METHOD = 1
@@ -23,6 +27,7 @@ class Bench:
     def __init__(self, config: Config, labels: dict[str, int] | None = None) -> None:
         self.config = config
         self.labels = labels or {}
+        self._room = config.run.batch_size
 
     @cached_property
     def classifier(self) -> TorchClassifier:
@@ -72,6 +77,24 @@ class Bench:
     def _use_threads(self) -> None:
         """As many as a worker has cores, whoever runs it: the last bits of some sums depend on it."""
         use_threads(max(1, int(self.config.run.cpus_per_worker)))
+
+    def with_room(self, work: Callable[[int], T]) -> T:
+        """``work(images at a time)`` in the run's number format, with half as many where memory runs out.
+
+        What there was room for is remembered.
+        """
+
+        def formatted(size: int) -> T:
+            with number_format(self.config.run.number_format, self.config.run.device):
+                return work(size)
+
+        made, self._room = with_room(self._room, formatted)
+        return made
+
+    @property
+    def halved(self) -> int | None:
+        """Images at a time, if fewer than ``run.batch_size`` fit into memory."""
+        return self._room if self._room < self.config.run.batch_size else None
 
     @property
     def tables(self) -> dict[str, Table]:

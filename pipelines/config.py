@@ -65,6 +65,7 @@ class CamSection(Section):
 
     method: Literal[
         "gradcam-frozen",
+        "gradcam-held",
         "gradcam",
         "gradcam++",
         "xgradcam",
@@ -118,9 +119,17 @@ class ProofSection(Section):
     images: int = Field(default=24, ge=8)
 
 
+SHAPING = ("batch_size", "number_format")  # what of a run changes its numbers; a store remembers it
+
+
 class RunSection(Section):
-    """How the work is spread. Changing any of this changes no result, but for ``batch_size``: kernels may
-    round the last bits in another way, so a store remembers it."""
+    """How the work is spread. Changing any of this changes no result, but for ``batch_size`` (kernels may
+    round the last bits in another way) and ``number_format``.
+
+    ``feed_threads``: threads that read and decode for one worker; by default one a core, and 16 more where
+    images lie in object storage. ``silence``: seconds after which a worker that has not been heard of is
+    replaced. ``events``: a file to which everything that happens is added, as JSON lines.
+    """
 
     executor: Literal["inline", "ray"] = "ray"
     address: str | None = None
@@ -130,6 +139,10 @@ class RunSection(Section):
     device: str = "auto"
     shard_size: int = Field(default=4096, ge=1)
     batch_size: int = Field(default=64, ge=1)
+    number_format: Literal["float32", "bfloat16"] = "float32"
+    feed_threads: int | None = Field(default=None, ge=1)
+    silence: float = Field(default=1800, gt=0)
+    events: str | None = None
     max_error_rate: float = Field(default=0.01, ge=0, le=1)
     max_attempts: int = Field(default=3, ge=1)
     max_pixels: int = Field(default=MAX_PIXELS, ge=1)
@@ -155,7 +168,7 @@ class Config(Section):
 
     def resolved(self) -> dict[str, Any]:
         """What a store remembers of its configuration: all that shapes results, nothing of how it was run."""
-        how = set(RunSection.model_fields) - {"batch_size"}
+        how = set(RunSection.model_fields) - set(SHAPING)
         return self.model_dump(mode="json", exclude={"run": how, "store": True})
 
 
@@ -245,6 +258,7 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
     bank = config.texts.bank
     update: dict[str, Any] = {
         "store": absolute(config.store),
+        "run": config.run.model_copy(update={"events": absolute(config.run.events)}),
         "images": config.images.model_copy(update={"uri": absolute(config.images.uri)}),
         "added": tuple(one.model_copy(update={"uri": absolute(one.uri)}) for one in config.added),
         "classifier": config.classifier.model_copy(

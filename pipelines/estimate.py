@@ -1,26 +1,30 @@
 """What a run would do, before it does it: shards, bytes, what bounds it, and how long it may take.
 
-Times come from a probe of a few images on this machine, one step after another. Reading and decoding run
-beside the forward passes, so on a GPU the slower of the two sides sets the pace (ours).
+Times come from a probe of a few images on this machine. Reading and decoding run beside the forward passes,
+so the slower of the two sides sets the pace; where both share cores, the cores' time bounds it too (ours).
 """
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
+import numpy as np
 import pyarrow.compute as pc
 
 from pipelines.bench import Bench
 from pipelines.config import Config
 from pipelines.execute import worker_count
-from pipelines.extract import Batch, read_batches, stack
+from pipelines.feed import Batch, read_batches, stack, thread_count
 from pipelines.images import ImagePlan, Shard, plan_shards
 from pipelines.labels import class_ids_of, read_aliases
+from pipelines.working import DECODING, READING, Clock
 from textcam.cam_methods import METHODS
 from textcam.texts import load_bank
 
 PROBE_IMAGES = 64
+MODELS = ("classifier", "encoder")
 
 
 @dataclass(frozen=True)
@@ -53,15 +57,22 @@ def plan(config: Config) -> PlanSummary:
     spent, tried, failed = probe(bench, listed)
     workers = worker_count(config.run)
     per_image = {name: seconds / max(tried, 1) for name, seconds in spent.items()}
-    reading, device = per_image["read and decode"], per_image["classifier"] + per_image["encoder"]
+    cores = per_image.pop("cores")
+    device = sum(per_image[name] for name in MODELS)
     if bench.classifier.head is None:  # then every image's explanation needs channel weights of its own
         passes = METHODS[config.cam.method].passes(bench.classifier.channels, linear_head=False)
         if passes:
             per_image["channel weights"] = passes * per_image["classifier"]
             device += per_image["channel weights"]
-    # On a GPU the two sides overlap; on cores they share the same time.
-    pace = max(reading, device) if config.run.gpus_per_worker else reading + device
-    slowest = max(per_image, key=lambda name: per_image[name])
+            cores += per_image["channel weights"] * config.run.cpus_per_worker
+    feeding = (per_image[READING] + per_image[DECODING]) / thread_count(bench)
+    pace = max(device, feeding)
+    if bench.classifier.device.type == "cpu":  # then all of it shares the worker's cores
+        pace = max(pace, cores / config.run.cpus_per_worker)
+    if feeding > device:
+        limit = max((READING, DECODING), key=lambda name: per_image[name])
+    else:
+        limit = max((*MODELS, "channel weights"), key=lambda name: per_image.get(name, 0.0))
     images = listed.rows.num_rows
     return PlanSummary(
         images=images,
@@ -72,37 +83,49 @@ def plan(config: Config) -> PlanSummary:
         store_bytes=images * row_bytes(bench),
         images_per_second=workers / pace if pace else 0.0,
         seconds=images * pace / workers,
-        bound=slowest,
+        bound=limit,
         milliseconds_per_image={name: round(1000 * value, 3) for name, value in per_image.items()},
         probe_errors=failed,
     )
 
 
 def probe(bench: Bench, listed: ImagePlan) -> tuple[dict[str, float], int, int]:
-    """Seconds by step over a few images, how many were tried, and how many of them could not be used."""
-    every = max(1, listed.rows.num_rows // PROBE_IMAGES)
-    rows = listed.rows.take(list(range(0, listed.rows.num_rows, every))[:PROBE_IMAGES])
-    shard = Shard(0, rows, "probe")
-    spent = {"read and decode": 0.0, "classifier": 0.0, "encoder": 0.0}
-    size, failed = bench.config.run.batch_size, 0
+    """Seconds by step over a few images, how many were tried, and how many of them could not be used.
 
-    batches: list[Batch] = []
-    with timed(spent, "read and decode"):
-        batches += read_batches(bench, shard)
-    for batch in batches:
+    Steps are reading, decoding, classifier and encoder, in seconds of the clock, and "cores": seconds of all
+    cores together.
+    """
+    tried = min(listed.rows.num_rows, max(PROBE_IMAGES, bench.config.run.batch_size))
+    rows = listed.rows.take(np.linspace(0, listed.rows.num_rows - 1, tried).round().astype(np.int64))
+    spent, clock, failed = dict.fromkeys((*MODELS, "cores"), 0.0), Clock(), 0
+    _warm_up(bench)
+    cores = time.process_time()
+    for batch in read_batches(bench, Shard(0, rows, "probe"), clock):
         failed += len(batch.errors)
-        if not len(batch):
-            continue
-        pixels, pictures = stack(batch.for_classifier, 0), stack(batch.for_encoder, 0)
-        if batch is batches[0]:
-            # Before the clock starts: the first call of a network sets itself up.
-            bench.classifier.forward(pixels[: size // 8 + 1])
-            bench.encoder.encode_images(pictures[: size // 8 + 1])
-        with timed(spent, "classifier"):
-            bench.classifier.forward(pixels)
-        with timed(spent, "encoder"):
-            bench.encoder.encode_images(pictures)
-    return spent, len(shard), failed
+        if len(batch):
+            with timed(spent, "classifier"):
+                bench.with_room(partial(_classify, bench, batch))
+            with timed(spent, "encoder"):
+                bench.with_room(partial(_encode, bench, batch))
+    spent["cores"] = time.process_time() - cores
+    return spent | {name: clock.seconds[name] for name in (READING, DECODING)}, tried, failed
+
+
+def _classify(bench: Bench, batch: Batch, size: int) -> None:
+    for first in range(0, len(batch), size):
+        bench.classifier.forward(stack(batch.for_classifier[first : first + size], size))
+
+
+def _encode(bench: Bench, batch: Batch, size: int) -> None:
+    for first in range(0, len(batch), size):
+        bench.encoder.encode_images(stack(batch.for_encoder[first : first + size], size))
+
+
+def _warm_up(bench: Bench) -> None:
+    """Before the clock starts: the first call of a network sets itself up."""
+    size = bench.config.run.batch_size // 8 + 1
+    bench.classifier.forward(np.zeros((size, 3, *bench.classifier.input_size), np.uint8))
+    bench.encoder.encode_images(np.zeros((size, 3, *bench.encoder.input_size), np.uint8))
 
 
 @contextmanager

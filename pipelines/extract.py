@@ -10,12 +10,11 @@ The last batch of a shard is padded to the full batch size. Matrix kernels choos
 without that the last bits of an image's numbers would depend on how the data set was sharded.
 """
 
-import hashlib
-import queue
-import threading
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any, Self, TypeVar
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -23,16 +22,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.bench import Bench
-from pipelines.images import ImageRef, Shard, read_image
+from pipelines.feed import AHEAD, Batch, read_batches, stack
+from pipelines.images import Shard
 from pipelines.ledger import Codec, WorkFile
 from pipelines.partial import Partial, write_partial
-from store.errors import ImageError
+from pipelines.working import DEVICE, WRITING, Clock, Working
 from store.manifest import PartRecord
 from store.writer import write_part
-from textcam.decode import decode
+from textcam.arrays import Floats
 from textcam.records import embedding_rows, error_rows, image_rows, pooled_rows
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -65,21 +63,6 @@ class ShardRecord:
 SHARDS = Codec(ShardRecord.to_dict, ShardRecord.from_dict, lambda record: [*record.parts, record.partial])
 
 
-@dataclass
-class Batch:
-    """Images that were decoded together, and those that could not be."""
-
-    refs: list[ImageRef] = field(default_factory=list)
-    sizes: list[tuple[int, int]] = field(default_factory=list)
-    hashes: list[str] = field(default_factory=list)
-    for_classifier: list[NDArray[Any]] = field(default_factory=list)
-    for_encoder: list[NDArray[Any]] = field(default_factory=list)
-    errors: list[tuple[str, str, str]] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.refs)
-
-
 def shard_key(bench: Bench, shard: Shard) -> str:
     """The key of a shard's work: both models, its files, and what shapes the numbers."""
     config = bench.config
@@ -92,19 +75,53 @@ def shard_key(bench: Bench, shard: Shard) -> str:
         config.directions.examples,
         config.cam.method,
         config.run.batch_size,
+        config.run.number_format,
     )
 
 
-def extract_shard(bench: Bench, shard: Shard) -> ShardRecord:
-    """Read, decode, classify and encode one shard, and write its parts. A stage for ``execute``."""
-    key = shard_key(bench, shard)
+def extract_shard(bench: Bench, shard: Shard) -> Generator[Working, None, ShardRecord]:
+    """Read, decode, classify and encode one shard, and write its parts. A stage for ``execute``.
+
+    Three things go on at once: threads feed, this one runs the models, and one more makes rows and sums.
+    """
+    key, clock = shard_key(bench, shard), Clock()
     partial = Partial.empty(bench.dims.channels, bench.dims.embedding, bench.config.directions.examples)
     columns: dict[str, list[pa.Table]] = {"images": [], "errors": [], "embeddings": [], "activations": []}
-    for batch in ahead(read_batches(bench, shard), depth=2):
-        errors = list(batch.errors)
-        if len(batch):
-            errors += _forward(bench, batch, shard.index, columns, partial)
-        columns["errors"].append(error_rows(bench.tables["errors"], errors))
+    counts = {"images": 0, "errors": 0}
+    collecting: deque[Future[tuple[int, int]]] = deque()
+
+    def settle(most: int) -> None:
+        while len(collecting) > most:
+            good, bad = collecting.popleft().result()
+            counts["images"] += good
+            counts["errors"] += bad
+
+    def collect(batch: Batch, seen: Seen | None) -> tuple[int, int]:
+        with clock.on(WRITING):
+            errors = list(batch.errors)
+            if seen is not None:
+                errors += _collect(bench, batch, seen, shard.index, columns, partial)
+            columns["errors"].append(error_rows(bench.tables["errors"], errors))
+        return len(batch) + len(batch.errors) - len(errors), len(errors)
+
+    with ThreadPoolExecutor(1, "collect") as collector:
+        for batch in read_batches(bench, shard, clock):
+            with clock.on(DEVICE):
+                seen = see(bench, batch) if len(batch) else None
+            settle(AHEAD - 1)
+            collecting.append(collector.submit(collect, batch, seen))
+            yield Working(**counts, seconds=dict(clock.seconds), halved=bench.halved)
+        settle(0)
+    with clock.on(WRITING):
+        record = _write(bench, shard, key, columns, partial)
+    yield Working(record.images, record.errors, dict(clock.seconds), bench.halved)
+    return record
+
+
+def _write(
+    bench: Bench, shard: Shard, key: str, columns: dict[str, list[pa.Table]], partial: Partial
+) -> ShardRecord:
+    """The shard's parts and its partial."""
     name = f"{shard.index:06d}-{key[:12]}"
     parts, counts = [], {}
     for table_name, pieces in columns.items():
@@ -118,66 +135,61 @@ def extract_shard(bench: Bench, shard: Shard) -> ShardRecord:
     return ShardRecord(shard.index, key, counts["images"], counts["errors"], tuple(parts), written)
 
 
-def read_batches(bench: Bench, shard: Shard) -> Iterator[Batch]:
-    """The shard's images in order, read, decoded once and prepared for both models."""
-    size = bench.config.run.batch_size
-    batch = Batch()
-    for ref in shard.refs():
-        add_image(bench, ref, batch)
-        if len(batch) == size:
-            yield batch
-            batch = Batch()
-    if len(batch) or batch.errors:
-        yield batch
+@dataclass(frozen=True)
+class Seen:
+    """What both models make of B images: pooled (B, K), logits (B, C), embeddings (B, D), and, for a head
+    that is not linear, channel weights (B, K)."""
+
+    pooled: Floats
+    logits: Floats
+    embeddings: Floats
+    weights: Floats | None
 
 
-def add_image(bench: Bench, ref: ImageRef, batch: Batch) -> None:
-    """Read and decode one image into the batch, or note why that was not possible."""
-    run, stage = bench.config.run, "read"
-    try:
-        storage, section = bench.sources[ref.source]
-        data = read_image(storage, ref, bytes_column=section.bytes_column, max_bytes=run.max_bytes)
-        stage = "decode"
-        image = decode(data, max_pixels=run.max_pixels, where=ref.uri)
-        stage = "prepare"
-        pixels = bench.classifier.prepare(image), bench.encoder.prepare(image)
-    except ImageError as error:
-        batch.errors.append((ref.uri, stage, error.what))
-        return
-    except (ValueError, ZeroDivisionError, OSError, RuntimeError) as error:
-        # A transform of the user's own, or a resize of a 1 x 10000 image: still one image's trouble only.
-        batch.errors.append((ref.uri, stage, f"{type(error).__name__}: {error}"))
-        return
-    batch.refs.append(ref)
-    batch.sizes.append(image.size)
-    batch.hashes.append(hashlib.sha256(data).hexdigest())
-    batch.for_classifier.append(pixels[0])
-    batch.for_encoder.append(pixels[1])
+def see(bench: Bench, batch: Batch) -> Seen:
+    """Both models over one batch, a few images at a time where memory is short."""
+
+    def passes(size: int) -> list[tuple[Floats | None, ...]]:
+        firsts = range(0, len(batch), size)
+        return [(*_classify(bench, batch, one, size), _encode(bench, batch, one, size)) for one in firsts]
+
+    pooled, logits, weights, embeddings = (
+        None if column[0] is None else np.concatenate(column)[: len(batch)]
+        for column in zip(*bench.with_room(passes), strict=True)
+    )
+    assert pooled is not None
+    assert logits is not None
+    assert embeddings is not None
+    return Seen(pooled, logits, embeddings, weights)
 
 
-def stack(pixels: list[NDArray[Any]], size: int) -> NDArray[Any]:
-    """(B, 3, S, S) from single images, padded with zeros to ``size`` images."""
-    first = pixels[0]
-    stacked = np.zeros((max(size, len(pixels)), *first.shape), first.dtype)
-    for row, one in enumerate(pixels):
-        stacked[row] = one
-    return stacked
-
-
-def _forward(
-    bench: Bench, batch: Batch, shard: int, columns: dict[str, list[pa.Table]], partial: Partial
-) -> list[tuple[str, str, str]]:
-    """Both models over one batch; appends rows and sums; returns the images whose numbers are not finite."""
-    count, size = len(batch), bench.config.run.batch_size
-    pixels = stack(batch.for_classifier, size)
-    weights = None
+def _classify(bench: Bench, batch: Batch, first: int, size: int) -> tuple[Floats, Floats, Floats | None]:
+    """Pooled activations, logits and, if each image has its own, channel weights of ``size`` images."""
+    pixels = stack(batch.for_classifier[first : first + size], size)
     if bench.classifier.head is None:
         seen, weights = bench.classifier.forward_cam(pixels, method=bench.config.cam.method)
-    else:
-        seen = bench.classifier.forward(pixels)
-    pooled, logits = seen.pooled[:count], seen.logits[:count]
-    embeddings = bench.encoder.encode_images(stack(batch.for_encoder, size))[:count]
-    finite = np.isfinite(pooled).all(1) & np.isfinite(logits).all(1) & np.isfinite(embeddings).all(1)
+        return seen.pooled, seen.logits, weights
+    seen = bench.classifier.forward(pixels)
+    return seen.pooled, seen.logits, None
+
+
+def _encode(bench: Bench, batch: Batch, first: int, size: int) -> Floats:
+    """Embeddings of ``size`` images."""
+    return bench.encoder.encode_images(stack(batch.for_encoder[first : first + size], size))
+
+
+def _collect(
+    bench: Bench,
+    batch: Batch,
+    seen: Seen,
+    shard: int,
+    columns: dict[str, list[pa.Table]],
+    partial: Partial,
+) -> list[tuple[str, str, str]]:
+    """Append rows and sums of a batch; returns the images whose numbers are not finite."""
+    finite = np.logical_and.reduce(
+        [np.isfinite(one).all(1) for one in (seen.pooled, seen.logits, seen.embeddings)]
+    )
     bad = [
         (batch.refs[row].uri, "forward", "A model's output is not finite.") for row in np.flatnonzero(~finite)
     ]
@@ -186,7 +198,7 @@ def _forward(
         return bad
     refs = [batch.refs[row] for row in keep]
     ids = np.array([ref.image_id for ref in refs], np.int64)
-    confidence = _softmax(logits[keep]).max(1)
+    pooled, logits = seen.pooled[keep], seen.logits[keep]
     labels = [bench.labels.get(ref.label) if ref.label is not None else None for ref in refs]
     columns["images"].append(
         image_rows(
@@ -196,21 +208,21 @@ def _forward(
             hashes=[batch.hashes[row] for row in keep],
             sizes=[batch.sizes[row] for row in keep],
             labels=labels,
-            predictions=logits[keep].argmax(1),
-            confidences=confidence,
+            predictions=logits.argmax(1),
+            confidences=_softmax(logits).max(1),
             shard=shard,
         )
     )
-    half_embeddings = embeddings[keep].astype(np.float16)
-    half_pooled = np.clip(pooled[keep], -65504, 65504).astype(np.float16)
+    half_embeddings = seen.embeddings[keep].astype(np.float16)
+    half_pooled = np.clip(pooled, -65504, 65504).astype(np.float16)
     columns["embeddings"].append(embedding_rows(bench.tables["embeddings"], ids, half_embeddings))
     columns["activations"].append(pooled_rows(bench.tables["activations"], ids, half_pooled))
     partial.update(
         ids,
-        pooled[keep].astype(np.float32),
+        pooled.astype(np.float32),
         half_pooled,
         half_embeddings,
-        None if weights is None else weights[:count][keep].astype(np.float16),
+        None if seen.weights is None else seen.weights[keep].astype(np.float16),
     )
     return bad
 
@@ -219,43 +231,3 @@ def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """(B, C) probabilities."""
     shifted = np.exp(logits - logits.max(1, keepdims=True))
     return shifted / shifted.sum(1, keepdims=True)
-
-
-def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
-    """The same items, made by a thread that runs up to ``depth`` ahead, so that decoding and forward
-    overlap."""
-    made: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=depth)
-    stop = threading.Event()
-
-    def offer(kind: str, value: Any) -> bool:
-        while not stop.is_set():
-            try:
-                made.put((kind, value), timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def produce() -> None:
-        try:
-            for item in items:
-                if not offer("item", item):
-                    return
-        except BaseException as error:
-            offer("error", error)
-            return
-        offer("end", None)
-
-    thread = threading.Thread(target=produce, name="read-ahead", daemon=True)
-    thread.start()
-    try:
-        while True:
-            kind, value = made.get()
-            if kind == "end":
-                return
-            if kind == "error":
-                raise value
-            yield value
-    finally:
-        stop.set()
-        thread.join(timeout=5)

@@ -100,11 +100,10 @@ def add(
 
 
 def remembered(base: Manifest, store: str, run: RunSection) -> Config:
-    """The configuration that made a snapshot, with the batch size that its numbers were made with."""
+    """The configuration that made a snapshot, with those settings of its run that shape numbers."""
     told = {name: value for name, value in base.config.items() if name in Config.model_fields}
-    batch_size = told.pop("run", {}).get("batch_size", run.batch_size)
-    config = Config.model_validate({**told, "store": store, "run": run.model_dump()})
-    return config.model_copy(update={"run": run.model_copy(update={"batch_size": batch_size})})
+    shaping = told.pop("run", {})
+    return Config.model_validate({**told, "store": store, "run": {**run.model_dump(), **shaping}})
 
 
 def list_new(config: Config, images: ImagesSection) -> tuple[Config, pa.Table]:

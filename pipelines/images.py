@@ -3,6 +3,7 @@
 The plan is sorted by URI, never by listing order, so that two runs over the same files make the same shards.
 """
 
+import errno
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,19 @@ import pyarrow.parquet as pq
 
 from pipelines.config import ImagesSection
 from pipelines.sources import list_sources
-from store.errors import ImageError, SourceError, TextcamError
+from store.errors import ImageError, SourceError, StorageUnavailable, TextcamError
 from store.storage import Storage
+
+_OF_FILE = (
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.EINVAL,
+)
 
 
 @dataclass(frozen=True)
@@ -145,24 +157,39 @@ def check_ids(rows: pa.Table, uri: str) -> None:
 def read_image(storage: Storage, ref: ImageRef, *, bytes_column: str = "image", max_bytes: int) -> bytes:
     """The encoded bytes of one image.
 
-    Raises ImageError if they cannot be had or are more than ``max_bytes``.
+    Raises ImageError if there are none or more than ``max_bytes``, and StorageUnavailable if the trouble may
+    be the storage's and not the image's.
     """
     if ref.size is not None and ref.size > max_bytes:
         raise ImageError(f"The file has {ref.size} bytes, more than the limit of {max_bytes}.", where=ref.uri)
     try:
-        if ref.row is not None:
-            return _read_parquet_row(storage, ref, bytes_column)
-        if ref.offset is not None and ref.size is not None:
-            with storage.open(ref.path) as stream:
-                stream.seek(ref.offset)
-                return bytes(stream.read(ref.size))
-        data = storage.read_range(ref.path, 0, max_bytes + 1)
+        data = _read(storage, ref, bytes_column, max_bytes)
     except (TextcamError, OSError, pa.ArrowException) as error:
         reason = error.what if isinstance(error, TextcamError) else str(error)
+        if _is_of_storage(error):
+            raise StorageUnavailable(reason, where=ref.uri) from None
         raise ImageError(f"The file cannot be read: {reason}", where=ref.uri) from None
     if len(data) > max_bytes:  # its size was not listed, or it grew
         raise ImageError(f"The file has more bytes than the limit of {max_bytes}.", where=ref.uri)
     return data
+
+
+def _is_of_storage(error: Exception) -> bool:
+    """Whether another attempt may go better. Arrow has OSError without a number for a damaged file."""
+    cause = error.__cause__ if isinstance(error, StorageUnavailable) else error
+    if isinstance(cause, OSError):
+        return cause.errno is not None and cause.errno not in _OF_FILE
+    return isinstance(error, StorageUnavailable)
+
+
+def _read(storage: Storage, ref: ImageRef, bytes_column: str, max_bytes: int) -> bytes:
+    if ref.row is not None:
+        return _read_parquet_row(storage, ref, bytes_column)
+    if ref.offset is not None and ref.size is not None:
+        with storage.open(ref.path) as stream:
+            stream.seek(ref.offset)
+            return bytes(stream.read(ref.size))
+    return storage.read_range(ref.path, 0, max_bytes + 1)
 
 
 def _read_parquet_row(storage: Storage, ref: ImageRef, bytes_column: str) -> bytes:

@@ -19,7 +19,8 @@ from PIL import Image as Pillow
 
 from pipelines.bench import Bench, digest
 from pipelines.describe import Described
-from pipelines.extract import ShardRecord, stack
+from pipelines.extract import ShardRecord
+from pipelines.feed import stack
 from pipelines.images import ImagePlan, ImageRef, Shard, read_image
 from pipelines.ledger import Codec, File, read_arrays
 from pipelines.proof_images import Sample, draw, find_samples

@@ -9,7 +9,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.bench import Bench
-from pipelines.extract import Batch, ShardRecord, add_image, stack
+from pipelines.extract import ShardRecord
+from pipelines.feed import Batch, add_image, stack
 from pipelines.images import ImagePlan, Shard
 from pipelines.ledger import File, read_arrays
 from pipelines.shard_rows import read_rows
@@ -76,9 +77,12 @@ def map_items(
 
 def draw_maps(bench: Bench, item: MapItem) -> PartRecord | None:
     """Whole map and largest group maps of some images, as rows of ``maps``. A stage for ``execute``."""
+    return bench.with_room(lambda size: _draw_maps(bench, item, size))
+
+
+def _draw_maps(bench: Bench, item: MapItem, size: int) -> PartRecord | None:
     group_of = read_arrays(bench.store, item.shared)["group_of"]
     groups = int(group_of.max()) + 1
-    size = bench.config.run.batch_size
     refs = list(item.shard.refs())
     rows: list[tuple[int, int, int, NDArray[np.uint8], float]] = []
     for first in range(0, len(refs), size):

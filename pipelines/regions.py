@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from pipelines.bench import Bench, digest
 from pipelines.execute import worker_count
-from pipelines.extract import Batch, ShardRecord, add_image, stack
+from pipelines.extract import ShardRecord
+from pipelines.feed import Batch, add_image, stack
 from pipelines.images import ImagePlan, Shard
 from pipelines.ledger import Codec, Ledger, WorkFile, read_arrays, write_arrays
 from store.manifest import PartRecord
@@ -162,8 +163,11 @@ def region_vectors(bench: Bench, item: RegionItem) -> RegionVectors:
 
     An image that cannot be read again has no vectors, and is taken up when it can.
     """
+    return bench.with_room(lambda size: _region_vectors(bench, item, size))
+
+
+def _region_vectors(bench: Bench, item: RegionItem, size: int) -> RegionVectors:
     refs = list(item.shard.refs())
-    size = bench.config.run.batch_size
     regions = np.zeros((len(item.pairs), bench.dims.embedding), np.float16)
     rests = np.zeros_like(regions)
     seen = np.zeros(len(refs), bool)

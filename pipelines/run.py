@@ -14,6 +14,7 @@ from pipelines import describe, directions, extract, findings, proofs, publish, 
 from pipelines.banks import doubts
 from pipelines.bench import Bench, digest
 from pipelines.config import Config
+from pipelines.events import EventLog
 from pipelines.execute import Pool, open_pool
 from pipelines.extract import SHARDS, ShardRecord, extract_shard
 from pipelines.frozen import keep_plan, newest, plan_run, with_added
@@ -79,8 +80,22 @@ class Run(Spreader):
     """One run: the stages in order, each a method that gives what the next one needs."""
 
     def __init__(self, bench: Bench, plan: ImagePlan, pool: Pool, ledger: Ledger, report: Report) -> None:
-        super().__init__(pool, ledger, report)
+        super().__init__(pool, ledger, report, EventLog(bench.config.run.events))
         self.bench, self.plan, self.config = bench, plan, bench.config
+
+    def logged(self) -> tuple[Manifest, bool]:
+        """``everything``, with its beginning and its end in the event log."""
+        planned = self.plan.rows.num_rows
+        self.log.write("run", store=self.config.store, images=planned, shards=len(self.plan))
+        try:
+            manifest, new = self.everything()
+            self.log.write("end", snapshot=manifest.snapshot, new=new)
+            return manifest, new
+        except BaseException as error:
+            self.log.write("stopped", error=type(error).__name__, what=getattr(error, "what", str(error)))
+            raise
+        finally:
+            self.log.close()
 
     def everything(self) -> tuple[Manifest, bool]:
         """All stages. Returns the committed manifest and whether it is a new one."""
@@ -127,7 +142,8 @@ class Run(Spreader):
         """Both models over all images."""
         items = ((extract.shard_key(self.bench, shard), shard) for shard in self.plan.shards())
         count: Callable[[ShardRecord], tuple[int, int]] = lambda record: (record.images, record.errors)  # noqa: E731
-        return self.spread("extract", extract_shard, items, len(self.plan), SHARDS, count)
+        planned = self.plan.rows.num_rows
+        return self.spread("extract", extract_shard, items, len(self.plan), SHARDS, count, planned)
 
     def check_counts(self, shards: Sequence[ShardRecord], planned: int) -> None:
         """Nothing of the planned images lost, and not too much unusable."""
@@ -289,4 +305,4 @@ def carry_out(
         open_pool(config.run, bind(Bench, config, bench.labels)) as pool,
     ):
         keep_plan(config, bench.store, plan)
-        return make(bench, plan, pool, Ledger(bench.store, renew), report).everything()
+        return make(bench, plan, pool, Ledger(bench.store, renew), report).logged()

@@ -3,34 +3,56 @@
 How far a stage is, is told as it goes.
 """
 
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipelines.execute import Pool, Stage
+from pipelines.events import EventLog
+from pipelines.execute import Lost, Outcome, Pool, Stage, Underway
 from pipelines.ledger import Codec, Ledger
+from pipelines.working import Working, bound
 from store.errors import RunIncomplete
+
+LOGGED = 5.0  # seconds between two lines of progress in the event log
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a stage is: ``done`` of ``total`` units of work; images and errors so far."""
+    """Where a stage is: ``done`` of ``total`` units of work; images and errors so far, of ``planned`` images.
+
+    ``resumed`` images were done before this call. ``bound`` is what bounds the pace: reading, decoding,
+    device or writing.
+    """
 
     stage: str
     done: int
     total: int
     images: int = 0
     errors: int = 0
+    planned: int = 0
+    resumed: int = 0
+    bound: str = ""
 
 
 Report = Callable[[Progress], None]
 
 
 class Spreader:
-    """The workers of a run, its records, and whom it tells."""
+    """The workers of a run, its records, whom it tells, and where it writes down what happens."""
 
-    def __init__(self, pool: Pool, ledger: Ledger, report: Report) -> None:
-        self.pool, self.ledger, self.report = pool, ledger, report
+    def __init__(self, pool: Pool, ledger: Ledger, report: Report, log: EventLog | None = None) -> None:
+        self.pool, self.ledger, self._report, self.log = pool, ledger, report, log or EventLog(None)
+        self._logged = ("", 0.0)
+
+    def report(self, progress: Progress) -> None:
+        """Tell where a stage is."""
+        stage, when = self._logged
+        if progress.stage != stage or progress.done == progress.total or time.monotonic() - when > LOGGED:
+            self._logged = progress.stage, time.monotonic()
+            self.log.write("progress", **asdict(progress))
+        self._report(progress)
 
     def spread(
         self,
@@ -40,45 +62,104 @@ class Spreader:
         total: int,
         codec: Codec,
         count: Callable[[Any], tuple[int, int]] = lambda record: (0, 0),
+        planned: int = 0,
     ) -> list[Any]:
         """One record per (key, item): from the ledger where it holds, else from a worker.
 
-        Raises RunIncomplete, after all other items are finished, if some could not be.
+        ``count`` gives a record's images and errors. Raises RunIncomplete, after all other items are
+        finished, if some could not be.
         """
-        records: dict[str, Any] = {}
-        order: list[str] = []
-        missing: list[_Keyed] = []
-        for key, item in items:
-            order.append(key)
-            found = self.ledger.get(name, key)
-            if found is None:
-                missing.append(_Keyed(key, item))
-            else:
-                records[key] = codec.load(found)
+        keyed = [_Keyed(key, item) for key, item in items]
+        found = self.ledger.get_all(name, [one.key for one in keyed])
+        records = {key: codec.load(one) for key, one in found.items()}
+        tally = _Tally(name, total, planned, [count(record) for record in records.values()])
+        missing = [one for one in keyed if one.key not in records]
         failures: list[str] = []
-        self._tell(name, records, total, count)
-        for outcome in self.pool.map(_Unkeyed(stage), missing):
-            if outcome.failure is not None:
-                failures.append(f"{outcome.item.label()}: {outcome.failure}")
-                continue
-            dumped = codec.dump(outcome.record)
-            self.ledger.put(name, outcome.item.key, dumped, codec.files(outcome.record))
-            records[outcome.item.key] = outcome.record
-            self._tell(name, records, total, count)
+        self.report(tally.progress())
+        for news in self.pool.map(_Unkeyed(stage), missing):
+            if isinstance(news, Outcome) and news.failure is None:
+                dumped = codec.dump(news.record)
+                self.ledger.put(name, news.item.key, dumped, codec.files(news.record))
+                records[news.item.key] = news.record
+            elif isinstance(news, Outcome):
+                failures.append(f"{news.item.label()}: {news.failure}")
+            self._write_down(name, news, tally, count)
+            self.report(tally.progress())
         if failures:
             raise RunIncomplete(
                 f"{len(failures)} of {total} units of '{name}' could not be finished; the others are kept.",
                 where="; ".join(failures[:5]),
                 fix="Run the same command again: it takes up what is missing.",
             )
-        return [records[key] for key in order]
+        return [records[one.key] for one in keyed]
 
-    def _tell(
-        self, name: str, records: dict[str, Any], total: int, count: Callable[[Any], tuple[int, int]]
+    def _write_down(
+        self, name: str, news: Any, tally: "_Tally", count: Callable[[Any], tuple[int, int]]
     ) -> None:
-        counts = [count(record) for record in records.values()]
-        images, errors = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
-        self.report(Progress(name, len(records), total, images, errors))
+        """Count the news, and log them."""
+        key, told = news.item.key, {"stage": name, "unit": news.item.label()}
+        if isinstance(news, Underway):
+            before = tally.underway.get(key)
+            tally.underway[key] = news.working
+            if news.working.halved and (before is None or before.halved != news.working.halved):
+                self.log.write("halved", **told, images=news.working.halved)
+        elif isinstance(news, Lost):
+            tally.drop(key)
+            self.log.write("lost", **told, reason=news.reason, attempts=news.attempts)
+        elif news.failure is not None:
+            tally.drop(key)
+            self.log.write("failed", **told, reason=news.failure)
+        else:
+            images, errors = count(news.record)
+            seconds = tally.drop(key)
+            tally.add(images, errors)
+            spent = {what: round(value, 3) for what, value in seconds.items()}
+            self.log.write("done", **told, images=images, errors=errors, seconds=spent)
+
+
+class _Tally:
+    """Running totals of a stage: finished units, and those underway."""
+
+    def __init__(self, stage: str, total: int, planned: int, done: list[tuple[int, int]]) -> None:
+        self.stage, self.total, self.planned = stage, total, planned
+        self.underway: dict[str, Working] = {}
+        self._done, self._images, self._errors = (
+            len(done),
+            sum(one[0] for one in done),
+            sum(one[1] for one in done),
+        )
+        self._resumed = self._images + self._errors
+        self._seconds: Counter[str] = Counter()
+
+    def add(self, images: int, errors: int) -> None:
+        """A unit is finished."""
+        self._done += 1
+        self._images += images
+        self._errors += errors
+
+    def drop(self, key: str) -> dict[str, float]:
+        """A unit is no longer underway; the seconds that it told of."""
+        last = self.underway.pop(key, None)
+        seconds = dict(last.seconds) if last else {}
+        self._seconds.update(seconds)
+        return seconds
+
+    def progress(self) -> Progress:
+        """Where the stage is."""
+        going = list(self.underway.values())
+        seconds = self._seconds.copy()
+        for one in going:
+            seconds.update(one.seconds)
+        return Progress(
+            self.stage,
+            self._done,
+            self.total,
+            self._images + sum(one.images for one in going),
+            self._errors + sum(one.errors for one in going),
+            self.planned,
+            self._resumed,
+            bound(seconds),
+        )
 
 
 @dataclass(frozen=True)

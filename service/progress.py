@@ -6,10 +6,12 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from service.printing import duration
+
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from pipelines.run import Progress
+    from pipelines.spread import Progress
 
 EVERY = 5.0  # seconds between plain lines of one stage
 
@@ -57,8 +59,7 @@ class _Lines:
         if now - self._said < EVERY and progress.done < progress.total:
             return
         self._said = now
-        spent = now - self._started
-        counted = _counted(progress, spent)
+        counted = _counted(progress, now - self._started)
         print(f"{progress.stage}: {progress.done}/{progress.total}{counted}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
@@ -66,17 +67,17 @@ class _Lines:
 
 
 class _Bars:
-    """One bar a stage, with rate, errors so far and time left."""
+    """One bar a stage, over its images where it counts them: rate, time left, errors so far, what bounds it."""
 
     def __init__(self, console: object) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as RichProgress
 
         self._bars = RichProgress(
             TextColumn("{task.description:<11}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            TimeElapsedColumn(),
             TextColumn("{task.fields[counted]}"),
             console=console,  # type: ignore[arg-type]
         )
@@ -92,21 +93,28 @@ class _Bars:
                 progress.stage, total=progress.total, counted=""
             )
         counted = _counted(progress, now - self._started[progress.stage]).removeprefix(", ")
-        self._bars.update(
-            self._tasks[progress.stage], completed=progress.done, total=progress.total, counted=counted
-        )
+        seen = progress.images + progress.errors
+        done, total = (seen, progress.planned) if progress.planned else (progress.done, progress.total)
+        self._bars.update(self._tasks[progress.stage], completed=done, total=total, counted=counted)
 
     def close(self) -> None:
         self._bars.stop()
 
 
 def _counted(progress: "Progress", seconds: float) -> str:
-    """', 4096 images, 210/s, 3 errors', as far as there is something to say."""
+    """', 4096 images, 210/s, 12 min left, 3 errors, bound by decoding', as far as there is something to say."""
     said = ""
+    seen = progress.images + progress.errors
+    fresh = seen - progress.resumed
     if progress.images:
         said += f", {progress.images} images"
-        if seconds >= 1:
-            said += f", {progress.images / seconds:.0f}/s"
+        if seconds >= 1 and fresh > 0:
+            rate = fresh / seconds
+            said += f", {rate:.0f}/s" if rate >= 10 else f", {rate:.1f}/s"
+            if progress.planned > seen:
+                said += f", {duration((progress.planned - seen) / rate)} left"
     if progress.errors:
         said += f", {progress.errors} errors"
+    if progress.bound and progress.done < progress.total:
+        said += f", bound by {progress.bound}"
     return said

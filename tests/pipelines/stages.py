@@ -2,9 +2,12 @@
 
 import os
 import signal
+import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+from pipelines.working import Working
 from store.errors import ConfigError, StorageUnavailable
 
 
@@ -58,3 +61,18 @@ def always_kills(bench: Counter, item: int) -> Any:
 
 def process_of(bench: Counter, item: int) -> int:
     return os.getpid()
+
+
+def counts_up(bench: Counter, item: int) -> Generator[Working, None, str]:
+    for number in range(1, item + 1):
+        time.sleep(1.0)  # workers in other processes tell once a second
+        yield Working(number, 0, {})
+    if item < 0:
+        raise ValueError("it went wrong on the way")
+    return f"counted to {item}"
+
+
+def never_ends(bench: Counter, item: int) -> int:
+    while item == 3:
+        time.sleep(0.1)
+    return item

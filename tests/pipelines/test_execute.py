@@ -8,7 +8,7 @@ import pytest
 
 from pipelines import execute
 from pipelines.config import RunSection
-from pipelines.execute import InlinePool, local_ray, open_pool
+from pipelines.execute import InlinePool, Lost, Outcome, Underway, local_ray, open_pool
 from store.errors import ConfigError
 from tests.pipelines import stages
 
@@ -22,15 +22,20 @@ def ray_here():
 @pytest.fixture(params=["inline", "ray"])
 def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> RunSection:
     monkeypatch.setattr(execute, "_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(execute, "_NEWS_SECONDS", 0.0)
     if request.param == "ray":
         request.getfixturevalue("ray_here")
     return RunSection(executor=request.param, workers=2, cpus_per_worker=0.5)
 
 
 def outcomes(run: RunSection, stage, items, folder: Path):
-    with open_pool(run, partial(stages.make_counter, str(folder))) as pool:
-        found = list(pool.map(stage, items))
+    found = [one for one in news(run, stage, items, folder) if isinstance(one, Outcome)]
     return sorted(found, key=lambda outcome: outcome.item)
+
+
+def news(run: RunSection, stage, items, folder: Path):
+    with open_pool(run, partial(stages.make_counter, str(folder))) as pool:
+        return list(pool.map(stage, items))
 
 
 def test_each_item_has_its_record(run: RunSection, tmp_path: Path) -> None:
@@ -75,6 +80,37 @@ def test_an_item_that_keeps_killing_its_worker_is_set_aside(ray_here, tmp_path: 
     assert [one.record for one in found] == [0, 1, 2, None, 4, 5]
     assert found[3].failure is not None
     assert found[3].failure.startswith("its worker died 2 times")
+
+
+def test_a_stage_that_tells_how_far_it_is_gives_its_record_last(run: RunSection, tmp_path: Path) -> None:
+    heard = news(run, stages.counts_up, [4], tmp_path)
+    assert [(type(one), one.item) for one in heard[:-1]] == [(Underway, 4)] * (len(heard) - 1)
+    assert [one.working.images for one in heard[:-1]] == [1, 2, 3, 4]
+    assert (heard[-1].record, heard[-1].attempts) == ("counted to 4", 1)
+
+
+def test_a_stage_that_fails_half_way_costs_its_item(run: RunSection, tmp_path: Path) -> None:
+    found = outcomes(run, stages.counts_up, [2, -1], tmp_path)
+    assert [(one.record, one.failure) for one in found] == [
+        (None, "ValueError: it went wrong on the way"),
+        ("counted to 2", None),
+    ]
+
+
+def test_a_lost_worker_is_news(ray_here, tmp_path: Path) -> None:
+    run = RunSection(executor="ray", workers=2, cpus_per_worker=0.5, max_attempts=2)
+    heard = news(run, stages.always_kills, range(4), tmp_path)
+    assert [(one.item, one.attempts) for one in heard if isinstance(one, Lost)] == [(3, 1)]
+
+
+def test_an_item_without_end_is_given_up_and_the_others_are_done(
+    ray_here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execute, "_LISTEN_SECONDS", 0.1)
+    run = RunSection(executor="ray", workers=2, cpus_per_worker=0.5, max_attempts=2, silence=1.5)
+    found = outcomes(run, stages.never_ends, range(5), tmp_path)
+    assert [one.record for one in found] == [0, 1, 2, None, 4]
+    assert found[3].failure == "its worker died 2 times (silent for 1.5 s)"
 
 
 def test_ray_works_in_other_processes_and_inline_in_this_one(ray_here, tmp_path: Path) -> None:

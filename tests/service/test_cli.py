@@ -648,16 +648,8 @@ def test_a_run_with_too_many_bad_images_leaves_with_1(textcam: Run, config: Path
 
 
 STAGES = """
-from dataclasses import dataclass
+from pipelines.spread import Progress
 from service.progress import ProgressDisplay
-
-@dataclass(frozen=True)
-class Progress:
-    stage: str
-    done: int
-    total: int
-    images: int = 0
-    errors: int = 0
 
 with ProgressDisplay() as display:
     display(Progress("extract", 0, 2))

@@ -1,0 +1,169 @@
+"""The feed: images are read, decoded and prepared by threads while the models work on those before them.
+
+Each image is decoded once, for both models. Up to two batches are made ahead, so memory does not grow with
+the set; they leave in the order of the plan, whoever was ready first.
+"""
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.bench import Bench
+from pipelines.images import ImageRef, Shard, read_image
+from pipelines.working import DECODING, READING, WAITING, Clock
+from store.errors import ImageError, StorageUnavailable
+from store.storage import CONCURRENT
+from textcam.decode import decode
+
+AHEAD = 2  # batches
+WAITS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # seconds between attempts at storage that is away
+PROBES = 3  # other images that are tried, to tell a storage that is away from a file that is broken
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One image, ready for both models."""
+
+    ref: ImageRef
+    size: tuple[int, int]
+    sha256: str
+    for_classifier: NDArray[Any]
+    for_encoder: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """One image that cannot be used: at which stage, and why. ``away``: its storage did not answer."""
+
+    ref: ImageRef
+    stage: str
+    reason: str
+    away: bool = False
+
+
+@dataclass
+class Batch:
+    """Images that go through the models together, and those that could not be had."""
+
+    refs: list[ImageRef] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    hashes: list[str] = field(default_factory=list)
+    for_classifier: list[NDArray[Any]] = field(default_factory=list)
+    for_encoder: list[NDArray[Any]] = field(default_factory=list)
+    errors: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.refs)
+
+    def add(self, image: Loaded | Unusable) -> None:
+        """Take in an image, or note why it is missing."""
+        if isinstance(image, Unusable):
+            self.errors.append((image.ref.uri, image.stage, image.reason))
+            return
+        self.refs.append(image.ref)
+        self.sizes.append(image.size)
+        self.hashes.append(image.sha256)
+        self.for_classifier.append(image.for_classifier)
+        self.for_encoder.append(image.for_encoder)
+
+
+def load_image(bench: Bench, ref: ImageRef, clock: Clock | None = None) -> Loaded | Unusable:
+    """Read, decode and prepare one image, or say why that was not possible."""
+    run, stage, clock = bench.config.run, "read", clock or Clock()
+    try:
+        with clock.on(READING):
+            storage, section = bench.sources[ref.source]
+            data = read_image(storage, ref, bytes_column=section.bytes_column, max_bytes=run.max_bytes)
+            sha256 = hashlib.sha256(data).hexdigest()
+        with clock.on(DECODING):
+            stage = "decode"
+            image = decode(data, max_pixels=run.max_pixels, where=ref.uri)
+            stage = "prepare"
+            return Loaded(
+                ref, image.size, sha256, bench.classifier.prepare(image), bench.encoder.prepare(image)
+            )
+    except StorageUnavailable as error:
+        return Unusable(ref, stage, f"The file cannot be read: {error.what}", away=True)
+    except ImageError as error:
+        return Unusable(ref, stage, error.what)
+    except (ValueError, ZeroDivisionError, OSError, RuntimeError) as error:
+        # A transform of the user's own, or a resize of a 1 x 10000 image: still one image's trouble only.
+        return Unusable(ref, stage, f"{type(error).__name__}: {error}")
+
+
+def add_image(bench: Bench, ref: ImageRef, batch: Batch) -> None:
+    """``load_image`` into a batch."""
+    batch.add(load_image(bench, ref))
+
+
+def thread_count(bench: Bench) -> int:
+    """Threads that read and decode for one worker: one a core, and more where storage makes them wait."""
+    run = bench.config.run
+    if run.feed_threads is not None:
+        return run.feed_threads
+    remote = any("://" in storage.uri for storage, _ in bench.sources)
+    return max(1, int(run.cpus_per_worker)) + (CONCURRENT if remote else 0)
+
+
+def read_batches(bench: Bench, shard: Shard, clock: Clock) -> Iterator[Batch]:
+    """The shard's images in order, in batches of ``run.batch_size``, made ahead by threads."""
+    size = bench.config.run.batch_size
+    bench.classifier, bench.encoder, bench.sources  # noqa: B018 (opened here, once, not by every thread)
+    refs = shard.refs()
+    ahead: deque[Future[Loaded | Unusable]] = deque()
+    batch = Batch()
+    pool = ThreadPoolExecutor(thread_count(bench), "feed")
+    try:
+        ahead.extend(pool.submit(load_image, bench, ref, clock) for ref in islice(refs, AHEAD * size))
+        while ahead:
+            with clock.on(WAITING):
+                image = ahead.popleft().result()
+                if isinstance(image, Unusable) and image.away:
+                    image = _patiently(bench, image, ahead, clock)
+            batch.add(image)
+            ahead.extend(pool.submit(load_image, bench, ref, clock) for ref in islice(refs, 1))
+            if len(batch) == size:
+                yield batch
+                batch = Batch()
+        if len(batch) or batch.errors:
+            yield batch
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _patiently(
+    bench: Bench, image: Unusable, ahead: Iterable[Future[Loaded | Unusable]], clock: Clock
+) -> Loaded | Unusable:
+    """The image, once its storage answers again; the image is at fault if it alone cannot be read.
+
+    Raises StorageUnavailable if the storage stays away for the sum of ``WAITS``: then nothing of the shard
+    is written down, and it is tried again as a whole.
+    """
+    answered = 0
+    for wait in WAITS:
+        time.sleep(wait)
+        again = load_image(bench, image.ref, clock)
+        if isinstance(again, Loaded) or not again.away:
+            return again
+        others = (one.ref for one in (one.result() for one in ahead if one.done()) if one.ref != image.ref)
+        answered += any(isinstance(load_image(bench, one), Loaded) for one in islice(others, PROBES))
+        if answered == 2:
+            return again
+    raise StorageUnavailable("The images' storage does not answer.", where=image.ref.uri, fix=image.reason)
+
+
+def stack(pixels: list[NDArray[Any]], size: int) -> NDArray[Any]:
+    """(B, 3, S, S) from single images, padded with zeros to ``size`` images."""
+    first = pixels[0]
+    stacked = np.zeros((max(size, len(pixels)), *first.shape), first.dtype)
+    for row, one in enumerate(pixels):
+        stacked[row] = one
+    return stacked
