@@ -150,3 +150,20 @@ def test_otsu_by_hand_and_against_its_twin():
     for seed in range(5):
         values = np.random.default_rng(seed).normal(size=23).round(1)
         assert otsu(values) == slow.cut_in_two(values)
+
+
+def test_of_many_other_texts_an_image_shows_only_those_that_stand_out():
+    """Ten texts that nothing excludes; each image holds two, and all share a component that makes all near."""
+    rng = np.random.default_rng(2)
+    texts = np.linalg.qr(rng.normal(size=(16, 11)))[0].T  # ten meanings and what all share
+    shown = np.zeros((300, 10), bool)
+    for row in shown:
+        row[rng.choice(10, 2, replace=False)] = True
+    images = shown @ texts[:10] + 2 * texts[10] + 0.05 * rng.normal(size=(300, 16))
+    images /= np.linalg.norm(images, axis=1, keepdims=True)
+    named = texts[:10] + texts[10]
+    presence = ConceptPresence(named / np.sqrt(2), ("other",) * 10, sample=images)
+    found = presence(images)
+    assert (found.sum(1) <= 5).all()
+    assert found[shown].mean() > 0.98
+    assert found[~shown].mean() < 0.05
