@@ -4,7 +4,7 @@ OUT ?= demo-out
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test test-slow bench-store check format lint types layers clean
+.PHONY: help demo test test-slow bench-store bench-truth check format lint types layers clean
 
 help:
 	@echo "make demo    render scenes, explain two small classifiers, write a report (OUT=$(OUT))"
@@ -32,6 +32,9 @@ test-slow: $(READY)
 bench-store: $(READY)
 	@OMP_WAIT_POLICY=passive $(BIN)/python -m benchmarks.store_index
 	@OMP_WAIT_POLICY=passive $(BIN)/python -m benchmarks.store_memory
+
+bench-truth: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.truth
 
 format: $(READY)
 	@$(BIN)/ruff format .
