@@ -136,7 +136,10 @@ class TorchClassifier:
         if chosen.source in ("gradient", "curvature"):
             assert chosen.formula is not None
             output, gradients = self.gradients(
-                pixels, class_ids, frozen=chosen.frozen, curvature=chosen.source == "curvature"
+                pixels,
+                class_ids,
+                frozen=chosen.frozen,
+                curvature=chosen.source == "curvature",
             )
             assert output.maps is not None
             weights = chosen.formula(gradients, output.maps)

@@ -248,7 +248,7 @@ def test_weights_agree_with_pytorch_grad_cam(method, architecture):
     assert np.abs(weights - expected).max() < 1e-4 * np.abs(expected).max()
 
 
-def reference_weights(kind, network, target, inputs):
+def reference_weights(kind, network, target, inputs, class_ids=IDS):
     """Channel weights (B, K) as pytorch-grad-cam has them; the map that it makes of them is not asked for."""
 
     class Found(Exception):  # noqa: N818
@@ -262,7 +262,7 @@ def reference_weights(kind, network, target, inputs):
     with sdpa_kernel(SDPBackend.MATH):
         method = Keeping(network, [layer], reshape_transform=target.layout.to_maps)
         with pytest.raises(Found) as found:
-            method(inputs, [ClassifierOutputTarget(int(class_id)) for class_id in IDS])
+            method(inputs, [ClassifierOutputTarget(int(class_id)) for class_id in class_ids])
     method.activations_and_grads.gradients = []  # of a view, which their release cannot detach in place
     method.activations_and_grads.release()
     return found.value.args[0]

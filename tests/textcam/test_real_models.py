@@ -6,14 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchvision import models
 
+from tests.textcam.test_cam_methods import REFERENCES, reference_weights
 from textcam.classifier import load_classifier
 from textcam.encoder import load_encoder
+from textcam.layers import find_target
 
 REPOSITORY = Path(__file__).parents[2]
 REAL = Path(os.environ.get("TEXTCAM_REAL", REPOSITORY.parent / "shared" / "real"))
 NAMES = REAL / "classifiers" / "imagenet_classes.csv"
+SQUEEZENET = REAL / "classifiers" / "squeezenet1_1_imagenet1k.pth"
 pytestmark = pytest.mark.skipif(
     not NAMES.is_file(), reason=f"no real models and photographs in {REAL} (set TEXTCAM_REAL)"
 )
@@ -59,9 +64,7 @@ def test_mobilenet_knows_its_photographs_and_its_contributions_add_up():
 
 
 def test_squeezenet_knows_its_photographs():
-    classifier = load_classifier(
-        "torchvision:squeezenet1_1", weights=str(REAL / "classifiers" / "squeezenet1_1_imagenet1k.pth")
-    )
+    classifier = load_classifier("torchvision:squeezenet1_1", weights=str(SQUEEZENET))
     assert (classifier.layer, classifier.channels, classifier.head) == ("features", 512, None)
     assert accuracy(classifier, samples(5)) > 0.5
 
@@ -81,3 +84,23 @@ def test_the_encoder_names_photographs_of_ten_classes():
         number += len(paths)
     assert right / number > 0.8
     assert encoder.dense(pixels[:2]).shape == (2, encoder.dim, 7, 7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", REFERENCES)
+def test_weights_of_a_real_network_agree_with_pytorch_grad_cam(method):
+    preprocess = models.SqueezeNet1_1_Weights.DEFAULT.transforms()
+    path, class_id = samples(5)[1]
+    classifier = load_classifier("torchvision:squeezenet1_1", weights=str(SQUEEZENET))
+    pixels = classifier.prepare(Image.open(path).convert("RGB"))[None]
+    weights = classifier.cam_weights(pixels, [class_id], method)
+    network = models.squeezenet1_1()
+    network.load_state_dict(torch.load(SQUEEZENET, weights_only=True))
+    inputs = preprocess(Image.open(path).convert("RGB"))[None]
+    target = find_target(network.eval(), (224, 224))
+    expected = reference_weights(REFERENCES[method], network, target, inputs, [class_id])
+    if method == "ablationcam":
+        expected = expected * classifier.forward(pixels).logits[:, [class_id]]
+    if method == "shapleycam":
+        expected = expected * np.prod(classifier.map_size)
+    assert np.abs(weights - expected).max() < 1e-4 * np.abs(expected).max()
