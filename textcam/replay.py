@@ -5,7 +5,10 @@ Two matrix products and no forward pass. Products are float32 (a forward pass is
 memory does not grow with N.
 """
 
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +18,8 @@ from textcam.image_rows import image_rows
 from textcam.whatif import Head
 
 _BLOCK = 2048
+
+Block = TypeVar("Block")
 
 
 @dataclass(frozen=True)
@@ -50,28 +55,49 @@ class Replay:
 
 def replay(snapshot: Snapshot, head: Head, changed: Head, *, labelled: bool) -> Replay:
     """Every image of the store under both heads; without labels the old head's answers stand in for them."""
-    old, new = (tuple(np.asarray(part, np.float32) for part in one) for one in (head, changed))
-    counts = np.zeros((4, len(old[1])), np.int64)
-    for rows in image_rows(snapshot, pooled=True):
-        for start in range(0, len(rows), _BLOCK):
+    blocks = ((rows.pooled, rows.labels if labelled else None) for rows in image_rows(snapshot, pooled=True))
+    return replay_blocks(blocks, head, changed)
+
+
+def replay_blocks(
+    blocks: Iterable[tuple[NDArray[np.float32], NDArray[np.int64] | None]], head: Head, changed: Head
+) -> Replay:
+    """Images given as activations (B, K) and labels (B,), -1 for none, or no labels; the next block is read
+    while one is counted. Where few channels changed, only these are multiplied again."""
+    weights, bias = (np.asarray(part, np.float32) for part in head)
+    moved = np.asarray(changed[0], np.float32) - weights
+    shift = np.asarray(changed[1], np.float32) - bias
+    channels = np.flatnonzero(moved.any(axis=0))
+    part = moved[:, channels]
+    counts = np.zeros((4, len(bias)), np.int64)
+    for pooled, labels in _read_ahead(iter(blocks)):
+        for start in range(0, len(pooled), _BLOCK):
             block = slice(start, start + _BLOCK)
-            count(counts, rows.pooled[block], rows.labels[block] if labelled else None, old, new)
+            logits = pooled[block] @ weights.T + bias
+            before = logits.argmax(axis=1)
+            logits += pooled[block][:, channels] @ part.T + shift
+            _count(counts, before, logits.argmax(axis=1), None if labels is None else labels[block])
     return Replay(*counts)
 
 
-def count(
+def _count(
     counts: NDArray[np.int64],
-    pooled: NDArray[np.float32],
+    before: NDArray[np.int64],
+    after: NDArray[np.int64],
     labels: NDArray[np.int64] | None,
-    old: tuple[NDArray[np.float32], ...],
-    new: tuple[NDArray[np.float32], ...],
 ) -> None:
-    """Add some images, activations (B, K) and labels (B,) with -1 for none, to ``counts`` (4, C): the fields
-    of `Replay`."""
-    before = (pooled @ old[0].T + old[1]).argmax(axis=1)
-    after = (pooled @ new[0].T + new[1]).argmax(axis=1)
+    """Add answers (B,) before and after to ``counts`` (4, C): the fields of `Replay`."""
     mine = before if labels is None else labels
-    known, classes = mine >= 0, counts.shape[1]
+    known = mine >= 0
     right = known & (before == mine)
     for row, chosen in enumerate((known, right, known & (after == mine), right & (after != before))):
-        counts[row] += np.bincount(mine[chosen], minlength=classes)
+        counts[row] += np.bincount(mine[chosen], minlength=counts.shape[1])
+
+
+def _read_ahead(blocks: Iterator[Block]) -> Iterator[Block]:
+    """The same blocks, each read while the one before is worked on."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, blocks, None)
+        while (block := coming.result()) is not None:
+            coming = pool.submit(next, blocks, None)
+            yield block
