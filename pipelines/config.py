@@ -65,7 +65,6 @@ class CamSection(Section):
 
     method: Literal[
         "gradcam-frozen",
-        "gradcam-held",
         "gradcam",
         "gradcam++",
         "xgradcam",
@@ -150,7 +149,10 @@ class RunSection(Section):
 
 
 class Config(Section):
-    """The whole configuration. ``load_config`` makes one from a file."""
+    """The whole configuration. ``load_config`` makes one from a file.
+
+    ``activations: false`` leaves the pooled activations of single images out of the store.
+    """
 
     images: ImagesSection
     added: tuple[ImagesSection, ...] = Field(default=(), description="further images; see `textcam add`")
@@ -163,6 +165,7 @@ class Config(Section):
     groups: GroupsSection = GroupsSection()
     report: ReportSection = ReportSection()
     proof: ProofSection = ProofSection()
+    activations: bool = True
     run: RunSection = RunSection()
     store: str
 

@@ -7,7 +7,7 @@ the set; they leave in the order of the plan, whoever was ready first.
 import hashlib
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -99,9 +99,15 @@ def load_image(bench: Bench, ref: ImageRef, clock: Clock | None = None) -> Loade
         return Unusable(ref, stage, f"{type(error).__name__}: {error}")
 
 
-def add_image(bench: Bench, ref: ImageRef, batch: Batch) -> None:
-    """``load_image`` into a batch."""
-    batch.add(load_image(bench, ref))
+def add_image(bench: Bench, ref: ImageRef, batch: Batch, others: Sequence[ImageRef]) -> None:
+    """``load_image`` into a batch. ``others`` tell a storage that is away from a file that is broken.
+
+    Raises StorageUnavailable as ``read_batches`` does.
+    """
+    image = load_image(bench, ref)
+    if isinstance(image, Unusable) and image.away:
+        image = _patiently(bench, image, others, Clock())
+    batch.add(image)
 
 
 def thread_count(bench: Bench) -> int:
@@ -127,7 +133,8 @@ def read_batches(bench: Bench, shard: Shard, clock: Clock) -> Iterator[Batch]:
             with clock.on(WAITING):
                 image = ahead.popleft().result()
                 if isinstance(image, Unusable) and image.away:
-                    image = _patiently(bench, image, ahead, clock)
+                    others = [one.result().ref for one in ahead if one.done()]
+                    image = _patiently(bench, image, others, clock)
             batch.add(image)
             ahead.extend(pool.submit(load_image, bench, ref, clock) for ref in islice(refs, 1))
             if len(batch) == size:
@@ -139,9 +146,7 @@ def read_batches(bench: Bench, shard: Shard, clock: Clock) -> Iterator[Batch]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _patiently(
-    bench: Bench, image: Unusable, ahead: Iterable[Future[Loaded | Unusable]], clock: Clock
-) -> Loaded | Unusable:
+def _patiently(bench: Bench, image: Unusable, others: Sequence[ImageRef], clock: Clock) -> Loaded | Unusable:
     """The image, once its storage answers again; the image is at fault if it alone cannot be read.
 
     Raises StorageUnavailable if the storage stays away for the sum of ``WAITS``: then nothing of the shard
@@ -153,8 +158,8 @@ def _patiently(
         again = load_image(bench, image.ref, clock)
         if isinstance(again, Loaded) or not again.away:
             return again
-        others = (one.ref for one in (one.result() for one in ahead if one.done()) if one.ref != image.ref)
-        answered += any(isinstance(load_image(bench, one), Loaded) for one in islice(others, PROBES))
+        probes = islice((one for one in others if one != image.ref), PROBES)
+        answered += any(isinstance(load_image(bench, one), Loaded) for one in probes)
         if answered == 2:
             return again
     raise StorageUnavailable("The images' storage does not answer.", where=image.ref.uri, fix=image.reason)

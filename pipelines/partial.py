@@ -16,7 +16,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class Partial:
-    """Examples and moments of some images; partials merge in any order to the same bits.
+    """Examples and moments of some images' activations; partials merge in any order to the same bits.
 
     For a head that is not linear the channel weights of each image's predicted class, (n, K) float16, are
     kept as well: they need a backward pass, and a second one over all images would cost as much as the
@@ -30,7 +30,7 @@ class Partial:
     @classmethod
     def empty(cls, channels: int, dim: int, examples: int) -> "Partial":
         """Nothing yet: K channels, D-dimensional embeddings, M examples a side."""
-        return cls(TopK(channels, examples), Moments(channels, dim))
+        return cls(TopK(channels, examples), Moments(channels, dim, joint=False))
 
     def update(
         self,

@@ -88,7 +88,7 @@ def _draw_maps(bench: Bench, item: MapItem, size: int) -> PartRecord | None:
     for first in range(0, len(refs), size):
         batch = Batch()
         for ref in refs[first : first + size]:
-            add_image(bench, ref, batch)
+            add_image(bench, ref, batch, refs)
         if not len(batch):
             continue
         ids = [ref.image_id for ref in batch.refs]

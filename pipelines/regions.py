@@ -175,7 +175,7 @@ def _region_vectors(bench: Bench, item: RegionItem, size: int) -> RegionVectors:
         batch, at = Batch(), []
         for row in range(first, min(first + size, len(refs))):
             before = len(batch)
-            add_image(bench, refs[row], batch)
+            add_image(bench, refs[row], batch, refs)
             at += [row] * (len(batch) - before)
         if not at:
             continue

@@ -103,7 +103,7 @@ class Run(Spreader):
         self.check_counts(shards, self.plan.rows.num_rows)
         key, examples, fitted, examples_part = self.fit_directions(shards)
         described = self.explain(shards, key, examples, fitted)
-        parts = [part for shard in shards for part in shard.parts]
+        parts = [part for shard in shards for part in shard.parts if self.kept(part)]
         parts += [
             examples_part,
             *described.parts,
@@ -116,6 +116,11 @@ class Run(Spreader):
         manifest = publish.publish(self.bench, prints, parts, self.check_newest)
         self.report(Progress("commit", 1, 1))
         return manifest, manifest.snapshot not in before
+
+    def kept(self, part: PartRecord) -> bool:
+        """Whether a part of a shard goes into the snapshot. Without ``activations`` theirs stay with the
+        run's own files, for its later stages and the next run, until the store is pruned."""
+        return part.table != "activations" or self.config.activations
 
     def check_newest(self, now: Manifest | None) -> None:
         """That nobody added images meanwhile: this run does not have them. Raises SnapshotConflict."""

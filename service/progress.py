@@ -67,7 +67,7 @@ class _Lines:
 
 
 class _Bars:
-    """One bar a stage, over its images where it counts them: rate, time left, errors so far, what bounds it."""
+    """One bar a stage, over images where it counts them: rate, time left, errors so far, what bounds it."""
 
     def __init__(self, console: object) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -102,7 +102,7 @@ class _Bars:
 
 
 def _counted(progress: "Progress", seconds: float) -> str:
-    """', 4096 images, 210/s, 12 min left, 3 errors, bound by decoding', as far as there is something to say."""
+    """', 4096 images, 210/s, 12 min left, 3 errors, bound by decoding': what there is to say."""
     said = ""
     seen = progress.images + progress.errors
     fresh = seen - progress.resumed

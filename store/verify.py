@@ -25,7 +25,7 @@ from store.storage import Storage, open_storage
 from store.vectors import VectorIndex
 from store.writer import MAY_BE_NONE, NO_ID, check_values, strictly_ascending
 
-OPTIONAL = ("errors", "channel_texts", "findings", "maps")
+OPTIONAL = ("errors", "channel_texts", "class_effects", "findings", "maps")
 UNIT = {
     "embeddings": ("embedding",),
     "texts": ("embedding",),
@@ -46,6 +46,7 @@ REFERENCES: dict[str, dict[str, str]] = {
     "channels": {"group_id": "groups", "text_ids": "texts"},
     "channel_texts": {"channel": "channels", "text_id": "texts"},
     "groups": {"channels": "channels", "text_ids": "texts"},
+    "class_effects": {"class_id": "classes", "text_id": "texts"},
     "class_texts": {"class_id": "classes", "text_id": "texts"},
     "explanations": {"image_id": "images", "class_id": "classes", "text_ids": "texts", "group_ids": "groups"},
     "findings": {"class_id": "classes", "text_id": "texts", "group_id": "groups"},
@@ -124,8 +125,11 @@ def _fingerprints(snapshot: Snapshot) -> Iterator[Problem]:
 
 
 def _missing_tables(snapshot: Snapshot) -> Iterator[Problem]:
+    optional = (
+        {*OPTIONAL} if snapshot.manifest.config.get("activations", True) else {*OPTIONAL, "activations"}
+    )
     for name in tables(snapshot.dims):
-        if name not in OPTIONAL and not snapshot.has(name):
+        if name not in optional and not snapshot.has(name):
             yield Problem("table", name, "the snapshot does not have this table")
 
 

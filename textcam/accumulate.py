@@ -157,10 +157,11 @@ class Moments:
     """Exact first and second moments of pooled activations (K) and unit embeddings (D) over all images.
 
     Activations are rounded to steps of 2**-15 and embeddings to steps of 2**-16; from there everything is
-    integer. Moments divide by n and are 0 while no image was seen.
+    integer. Moments divide by n and are 0 while no image was seen. Without ``joint`` nothing is kept of
+    embeddings, so memory is O(K), not O(K D + D D).
     """
 
-    def __init__(self, channels: int, dim: int) -> None:
+    def __init__(self, channels: int, dim: int, joint: bool = True) -> None:
         if channels < 1 or dim < 1:
             raise ConfigError(f"Moments of {channels} channels and {dim} dimensions cannot be kept.")
         self.channels, self.dim = channels, dim
@@ -169,10 +170,11 @@ class Moments:
             "activation": ExactSum((channels,)),
             "activation_squared": ExactSum((channels,)),
             "active": ExactSum((channels,)),
-            "embedding": ExactSum((dim,)),
-            "embedding_squared": ExactSum((dim, dim)),
-            "cross": ExactSum((dim, channels)),
         }
+        if joint:
+            self._sums["embedding"] = ExactSum((dim,))
+            self._sums["embedding_squared"] = ExactSum((dim, dim))
+            self._sums["cross"] = ExactSum((dim, channels))
 
     def update(self, pooled: NDArray[np.floating], embeddings: NDArray[np.floating]) -> None:
         """Take in ``pooled`` (B, K) and ``embeddings`` (B, D) of the same images.
@@ -196,13 +198,15 @@ class Moments:
         self._sums["activation"].add(a.sum(axis=0), rows * top_a)
         self._sums["activation_squared"].add_rows(a.astype(np.int64) ** 2)
         self._sums["active"].add((a > 0).sum(axis=0, dtype=np.float64), rows)
+        if "cross" not in self._sums:
+            return
         self._sums["embedding"].add(e.sum(axis=0), rows * top_e)
         self._sums["embedding_squared"].add(e.T @ e, rows * top_e * top_e)
         self._sums["cross"].add(e.T @ a, rows * top_e * top_a)
 
     def merge(self, other: "Moments") -> None:
         """Take in everything that ``other`` has seen; it must be of other images."""
-        if (self.channels, self.dim) != (other.channels, other.dim):
+        if (self.channels, self.dim, *self._sums) != (other.channels, other.dim, *other._sums):
             raise ConfigError(
                 f"Moments of {other.channels} channels and {other.dim} dimensions cannot be merged into "
                 f"{self.channels} and {self.dim}.",
@@ -257,7 +261,7 @@ class Moments:
 
         Upper halves are as narrow as their values allow, which keeps what a shard writes small.
         """
-        arrays: Arrays = {"images": np.array(self.images, dtype=np.int64)}
+        arrays: Arrays = {"images": np.array(self.images, dtype=np.int64), "dim": np.array(self.dim)}
         for name, one in self._sums.items():
             high, low = one.limbs()
             arrays[f"{name}_high"] = high.astype(_narrowest(high))
@@ -267,8 +271,7 @@ class Moments:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of ``to_arrays``."""
-        dim, channels = arrays["cross_high"].shape
-        made = cls(channels, dim)
+        made = cls(len(arrays["active_high"]), int(arrays["dim"]), joint="cross_high" in arrays)
         made.images = int(arrays["images"])
         for name, one in made._sums.items():
             one.high[...], one.low[...] = arrays[f"{name}_high"], arrays[f"{name}_low"]

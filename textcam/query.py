@@ -112,10 +112,10 @@ class Query:
         where.
 
         ``image`` is a file, a PIL image, or the id of an image of the store. An id is answered from the
-        store's own activations without loading a model, unless the head is not linear or ``maps`` are asked
-        for; then the original is opened. Raises QueryError for an id or class that the store does not have,
-        ImageError for a file that is no image, and ModelError if the classifier cannot be loaded or is not
-        the one that made the store.
+        store's own activations without loading a model, unless there are none, the head is not linear or
+        ``maps`` are asked for; then the original is opened. Raises QueryError for an id or class that the
+        store does not have, ImageError for a file that is no image, and ModelError if the classifier cannot
+        be loaded or is not the one that made the store.
         """
         wanted = None if class_id is None else self.class_id(class_id)
         if not isinstance(image, int | np.integer):
@@ -123,7 +123,8 @@ class Query:
         row = self._image(int(image))
         wanted = row["prediction"] if wanted is None else wanted
         classes = self._catalogue.classes
-        if maps or classes.weights is None or classes.bias is None:
+        stored = self.snapshot.has("activations")  # a run may have left them out
+        if maps or classes.weights is None or classes.bias is None or not stored:
             found = self._explain_pixels(self.open_original(row["uri"]), wanted, top, maps=bool(maps))
         else:
             rows = self.snapshot.rows("activations", "image_id", [int(image)], ["pooled"])

@@ -57,7 +57,7 @@ def config(folder: Path, store: str = "store", **sections: Any) -> Config:
         "store": store,
     }
     for name, section in sections.items():
-        raw[name] = {**raw.get(name, {}), **section}
+        raw[name] = {**raw.get(name, {}), **section} if isinstance(section, dict) else section
     return make_config(raw, base=folder)
 
 
