@@ -24,7 +24,7 @@ from textcam.explain import explain, mean_baseline, word_directions
 from textcam.groups import group_channels, group_directions
 from textcam.naming import PresenceMoments, named_directions
 from textcam.presence import ConceptPresence
-from textcam.records import channel_text_rows, make_rows
+from textcam.records import channel_text_rows, class_effect_rows, make_rows
 from textcam.select import NO_TEXT, Selection, nearest_texts, similarity, smaller_of_both
 from textcam.texts import TextBank, embed_bank
 
@@ -64,14 +64,17 @@ def describe_channels(
 ) -> tuple[WorkFile, list[PartRecord]]:
     """Group the channels, and give channels and groups their words.
 
-    Writes ``texts``, ``channels``, ``channel_texts`` and ``groups``, and a work file for explanations.
+    Writes their tables, ``texts``, ``channel_texts`` and ``class_effects``, and a work file for explanations.
     """
     words, head = bench.config.words, bench.classifier.head
     embedded = read_arrays(bench.store, texts)
     text_embeddings, text_ids = embedded["texts"], bank.text_ids
     coefficients = np.zeros((len(fitted.whole), len(text_ids)), np.float32)
+    effects = np.zeros((len(bench.classifier.class_names), len(text_ids)), np.float32)
     if words.form == "named":
-        coefficients = presence_coefficients(bench, records, bank, text_embeddings)
+        moments = presence_moments(bench, records, bank, text_embeddings)
+        coefficients = moments.coefficients()
+        effects = effects if head is None else moments.effects(head.weights)
     named = named_directions(coefficients, text_embeddings)
     directions = word_directions(fitted.whole, fitted.region, words.form, centre=words.centre, named=named)
     group_of = group_channels(directions, bench.config.groups.count)
@@ -96,6 +99,7 @@ def describe_channels(
             similarities=_kept(of_channels.text_index, of_channels.similarities),
         ),
         "channel_texts": channel_text_rows(tables["channel_texts"], coefficients, text_ids),
+        "class_effects": class_effect_rows(tables["class_effects"], effects, text_ids),
         "groups": make_rows(
             tables["groups"],
             group_id=np.arange(groups),
@@ -119,15 +123,15 @@ def describe_channels(
     return write_arrays(bench.store, f"work/shared/{key}.safetensors", shared), parts
 
 
-def presence_coefficients(
+def presence_moments(
     bench: Bench, records: Sequence[ShardRecord], bank: TextBank, text_embeddings: Array
-) -> NDArray[np.float32]:
-    """(K, T): the texts whose presence in an image goes with each channel, from all stored images."""
+) -> PresenceMoments:
+    """What channels do when texts are present, from all stored images."""
     presence = ConceptPresence(text_embeddings, bank.kinds, sample=sample_embeddings(bench, records))
     moments = PresenceMoments(len(bank.texts), bench.dims.channels)
     for rows in stream_rows(bench, records, embeddings=True):
         moments.update(presence(rows.embeddings), rows.pooled)
-    return moments.coefficients()
+    return moments
 
 
 def channel_words(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-FORMAT_VERSION = 2  # 2: the table channel_texts
+FORMAT_VERSION = 2  # 2: the tables channel_texts, class_effects
 
 KINDS = ("object", "part", "colour", "texture", "material", "scene", "artefact", "other")
 SIDES = ("positive", "negative")
@@ -133,6 +133,7 @@ def tables(dims: Dims) -> dict[str, Table]:
             contribution=f32,
             n=i64,
         ),
+        table("class_effects", ("class_id", "text_id"), class_id=i32, text_id=i64, effect=f32),
         table(
             "explanations",
             ("image_id",),

@@ -142,6 +142,14 @@ def channel_text_rows(table: Table, coefficients: Array, text_ids: Array) -> pa.
     return make_rows(table, channel=channel, text_id=text_ids[text], coefficient=coefficients[channel, text])
 
 
+def class_effect_rows(table: Table, effects: Array, text_ids: Array, most: int = 100) -> pa.Table:
+    """Rows of ``class_effects`` from ``effects`` (C, T): of each class the ``most`` largest in size."""
+    kept = np.argsort(-np.abs(effects), axis=1, kind="stable")[:, :most]
+    class_id, place = np.nonzero(np.take_along_axis(effects, kept, axis=1))
+    text = kept[class_id, place]
+    return make_rows(table, class_id=class_id, text_id=text_ids[text], effect=effects[class_id, text])
+
+
 def class_text_rows(table: Table, shares: TextShares, text_ids: Array) -> pa.Table:
     """Rows of ``class_texts``: the texts that were a word of at least one of the class's images."""
     rows = shares.rows()

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -18,7 +18,7 @@ from benchmarks.truth.class_words import (
 from benchmarks.truth.evidence import Array
 from benchmarks.truth.measures import label_measures
 from benchmarks.truth.ours import DEFAULT, PAPER, Choices, Directions
-from benchmarks.truth.square import Case, judge_maps, judge_words
+from benchmarks.truth.square import Case, effect_agreement, judge_maps, judge_words
 from textcam.groups import group_channels
 
 GROUPS = 32
@@ -32,6 +32,7 @@ class Entrant:
     words: Callable[[Case, Directions, Array], Words] | None = None
     scores: Callable[[Case, Directions], Array] | None = None
     directions: Callable[[Directions], Array] | None = None
+    effects: Callable[[Case, Directions], Array] | None = None
 
 
 def by_directions(choices: Choices, reading: Reading | None = None) -> Entrant:
@@ -62,7 +63,7 @@ def _trivial(case: Case, fitted: Directions, asked: Array) -> Words:
 PAPER_READING = Reading(contrast=False, relative_sparsity=0.0)
 
 CONTEST: dict[str, Entrant] = {
-    "ours": by_directions(DEFAULT),
+    "ours": replace(by_directions(DEFAULT), effects=lambda case, fitted: fitted.moments().effects(case.head)),
     "TextCAM, the paper's form": by_directions(PAPER, PAPER_READING),
     "mean difference": by_directions(Choices(form="whole", shrinkage=1.0, centre=False), PAPER_READING),
     **{name: by_scores(one) for name, one in rivals.RIVALS.items()},
@@ -126,6 +127,10 @@ def _judged(
         named = np.where(scores.max(1) > scores.min(1), scores.argmax(1), -1)
         for measure, values in label_measures(case.scoring, named).items():
             made[f"channel {measure}"] = [float(values.mean())]
+    if entrant.effects is not None and case.biased:
+        probe = "confounded" if case.confounded else "unbiased"
+        agreement = effect_agreement(case, entrant.effects(case, fitted))
+        made[f"Spearman of presence effects, {probe}"] = [agreement]
     if maps and entrant.directions is not None:
         made |= judge_maps(case, entrant.directions(fitted), group)
     return made

@@ -101,19 +101,23 @@ class Directions:
 
         return self._once(("ridge", cells, shrinkage), make)
 
-    def coefficients(self, choices: Choices) -> Array:
-        """Of texts whose presence goes with each channel (K, T)."""
+    def moments(self) -> naming.PresenceMoments:
+        """What channels do when texts are present."""
 
-        def moments() -> naming.PresenceMoments:
+        def make() -> naming.PresenceMoments:
             evidence = self.evidence
             present = ConceptPresence(evidence.texts, evidence.kinds, sample=evidence.embeddings)
             made = naming.PresenceMoments(len(evidence.texts), evidence.pooled.shape[1])
             made.update(present(evidence.embeddings), evidence.pooled)
             return made
 
+        made: naming.PresenceMoments = self._once("presence", make)
+        return made
+
+    def coefficients(self, choices: Choices) -> Array:
+        """Of texts whose presence goes with each channel (K, T)."""
         amounts = {"shrinkage": choices.presence_shrinkage, "sparsity": choices.presence_sparsity}
-        found: naming.PresenceMoments = self._once("presence", moments)
-        return self._once(("coefficients", *amounts.values()), lambda: found.coefficients(**amounts))
+        return self._once(("coefficients", *amounts.values()), lambda: self.moments().coefficients(**amounts))
 
     def for_words(self, choices: Choices) -> Array:
         """The one direction (K, D) a channel's contributions are added up along."""

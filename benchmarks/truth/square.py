@@ -65,7 +65,7 @@ def judge_words(case: Case, method: Method) -> dict[str, list[float]]:
             float(words.rank(pair.class_id, pair.text) <= 3) for pair in true
         ]
         made[f"pairs AUPRC, {probe}"] = [_pairs_auprc(case, words)]
-        made[f"Spearman with effect, {probe}"] = [_effect_agreement(case, words)]
+        made[f"Spearman with effect, {probe}"] = [effect_agreement(case, words.class_leaning)]
         if not case.confounded:
             made["image has the cue, AUPRC"] = list(_image_level(case, method, true))
     else:
@@ -93,9 +93,11 @@ def _pairs_auprc(case: Case, words: Words) -> float:
     return auprc(truth[counted], standard[counted])
 
 
-def _effect_agreement(case: Case, words: Words) -> float:
-    """Spearman of what is said of a class and a text with what the text's attribute does to the logit."""
-    said = [words.class_leaning[pair.class_id, pair.text] for pair in case.pairs]
+def effect_agreement(case: Case, told: Array) -> float:
+    """Spearman of what is told (C, T) of a class and a text with what the text's attribute does to the
+    logit.
+    """
+    said = [told[pair.class_id, pair.text] for pair in case.pairs]
     return float(spearmanr(said, [pair.logit_change for pair in case.pairs]).statistic)
 
 

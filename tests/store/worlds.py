@@ -242,6 +242,11 @@ def _whole_tables(world: TinyWorld) -> dict[str, dict[str, Any]]:
         },
         "classes": _classes(world),
         "channel_texts": _channel_texts(world),
+        "class_effects": {
+            "class_id": [0, 0, 1],
+            "text_id": [*sorted(world.text_ids[:2]), world.text_ids[0]],
+            "effect": [1.5, -0.5, 2.0],
+        },
         "class_texts": _class_texts(world),
         "findings": _findings(world),
         "maps": _maps(world),

@@ -121,3 +121,14 @@ def test_directions_of_names_by_hand() -> None:
     assert np.allclose(made[0], np.array([2, -1, -1]) / 6**0.5, atol=1e-6)
     assert (made[1] == 0).all()
     assert np.allclose(made[2], np.array([1, 1, -2]) / 6**0.5, atol=1e-6)
+
+
+def test_effects_are_the_regression_of_the_logits() -> None:
+    """With hardly any shrinkage: least squares of each logit on the presence of all texts at once."""
+    present, pooled = world()
+    head = np.random.default_rng(4).normal(size=(3, 7)).astype(np.float32)
+    moments = PresenceMoments(5, 7)
+    moments.update(present, pooled)
+    given = np.column_stack([present, np.ones(len(present))])
+    wanted = np.linalg.lstsq(given, pooled @ head.T, rcond=None)[0][:5].T
+    assert np.allclose(moments.effects(head, 1e-9), wanted, atol=1e-4)

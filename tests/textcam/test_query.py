@@ -359,6 +359,7 @@ def test_info_tells_what_the_store_holds(query: Query, store: Path) -> None:
         "groups": 2,
         "texts": 13,
         "classes": 3,
+        "class_effects": 3,
         "class_texts": 12,
         "explanations": 11,
         "findings": 2,
