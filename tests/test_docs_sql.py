@@ -20,7 +20,7 @@ from service.cli import main
 from store.errors import QueryError
 from store.reader import Snapshot
 from tests.store.worlds import CLASSES, TEXTS, TinyWorld
-from tests.textcam.test_diff import edited
+from tests.textcam.test_diff import Edit, edited
 
 PAGE = (Path(__file__).parents[1] / "docs" / "sql.md").read_text(encoding="utf-8")
 QUERIES = {
@@ -68,7 +68,12 @@ def _broken(rows: Rows) -> Rows:
 
 @pytest.fixture(scope="module")
 def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
-    edits = {"images": _double, "explanations": _watermarked, "channel_texts": _shared, "errors": _broken}
+    edits: dict[str, Edit] = {
+        "images": _double,
+        "explanations": _watermarked,
+        "channel_texts": _shared,
+        "errors": _broken,
+    }
     return edited(tmp_path_factory.mktemp("sql") / "runs" / "birds", edits)
 
 
