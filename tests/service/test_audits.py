@@ -1,0 +1,136 @@
+"""The commands of the audit, run whole on a small store written by hand."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from service.cli import main
+from store.reader import Snapshot
+from tests.store.worlds import TinyWorld, tiny_store
+from textcam.query import Query
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def textcam(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["textcam", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as left:
+            code = int(left.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    tiny_store(tmp_path / "store", TinyWorld(images=97))
+    return tmp_path / "store"
+
+
+def pair(store: Path, rank: int = 0) -> str:
+    audit = Query.open(store).audit
+    return ":".join(audit.pair(audit.findings()[rank]))
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_slices_are_written_with_the_users_uris(textcam: Run, store: Path, tmp_path: Path, kind: str) -> None:
+    code, out, _ = textcam("audit", store, "--slices", tmp_path / "out", "--format", kind)
+    path = tmp_path / "out" / f"slices.{kind}"
+    assert code == 0
+    assert f"wrote {path}: " in out
+    if kind == "csv":
+        rows = list(csv.DictReader(path.open(encoding="utf-8")))
+    else:
+        rows = pq.read_table(path).to_pylist()
+    known = set(Snapshot.open(store).table("images")["uri"].to_pylist())
+    assert rows
+    assert {row["uri"] for row in rows} <= known
+    assert {row["role"] for row in rows} <= {"follows", "breaks", "fails"}
+    assert (tmp_path / "out" / f"label_suspects.{kind}").exists()
+
+
+def test_the_data_alone_are_told(textcam: Run, store: Path, tmp_path: Path) -> None:
+    code, out, _ = textcam("audit", store, "--data", "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert set(told) == {"associations", "doubles"}
+    assert textcam("audit", store, "--data", "--csv", tmp_path / "data.csv")[0] == 0
+    assert (tmp_path / "data.csv").read_text().startswith("class_name,text")
+    assert "double images: " in textcam("audit", store, "--data")[1]
+
+
+def test_matched_effects_stand_beside_the_findings(textcam: Run, store: Path) -> None:
+    code, out, _ = textcam("audit", store, "--matched", "--json")
+    rows = json.loads(out)
+    assert code == 0
+    assert all(set(row["matched"]) == {"effect", "low", "high", "n_with", "n_without"} for row in rows)
+    assert "Matched for the rest" in textcam("audit", store, "--matched")[1]
+
+
+def test_a_mark_is_shown_and_overridden(textcam: Run, store: Path) -> None:
+    named = pair(store)
+    assert textcam("mark", store, named, "spurious", "--note", "one lake") == (
+        0,
+        f"marked {named} as spurious\n",
+        "",
+    )
+    first = textcam("audit", store)[1].splitlines()[0]
+    assert first.endswith("Marked spurious: one lake")
+    assert textcam("mark", store, named, "core")[0] == 0
+    last = textcam("audit", store)[1].splitlines()[-1]
+    assert last.endswith("Marked core.")
+    (row,) = [row for row in json.loads(textcam("audit", store, "--json")[1]) if row["mark"]]
+    assert (f"{row['class_name']}:{row['text']}", row["mark"], row["note"]) == (named, "core", "")
+
+
+def test_a_finding_that_is_not_there_is_named(textcam: Run, store: Path) -> None:
+    code, out, error = textcam("mark", store, "star:nothing", "core")
+    assert (code, out) == (2, "")
+    assert f"Name it by CLASS:TEXT or by its rank: {pair(store)}" in error
+
+
+@pytest.mark.parametrize("method", ["refit", "project"])
+def test_a_corrected_head_fits_into_the_users_layer(
+    textcam: Run, store: Path, tmp_path: Path, method: str
+) -> None:
+    path = tmp_path / "head.safetensors"
+    code, out, _ = textcam(
+        "suppress", store, pair(store), "--out", path, "--method", method, "--prefix", "fc", "--json"
+    )
+    told = json.loads(out)
+    assert code == 0
+    assert told["fitted"] + told["held_out"] == 97
+    network = torch.nn.ModuleDict({"fc": torch.nn.Linear(7, 3)})
+    network.load_state_dict(load_file(path))
+    audit = Query.open(store).audit
+    made = audit.suppress([audit.finding(pair(store))], method)  # type: ignore[arg-type]
+    pooled = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
+    expected = pooled @ made.weights.T + made.bias
+    assert network["fc"](torch.from_numpy(pooled)).detach().numpy() == pytest.approx(expected, abs=1e-5)
+    assert "worst group" in textcam("suppress", store, pair(store), "--out", path)[1]
+
+
+def test_a_head_that_is_not_linear_is_refused(textcam: Run, store: Path, tmp_path: Path) -> None:
+    audit = Query.open(store).audit
+    classes = audit.catalogue.classes
+    audit.catalogue.__dict__["classes"] = type(classes)(
+        classes.names, classes.n_images, classes.accuracy, None, None
+    )
+    from store.errors import QueryError
+
+    with pytest.raises(QueryError, match="not linear"):
+        audit.suppress(audit.findings())
