@@ -1,11 +1,16 @@
-"""Which map of a transformer is faithful to it? Deletion, insertion and pointing, on scenes with known truth.
+"""Which weights of a transformer's channels are faithful to it? On scenes with known truth.
 
     python -m benchmarks.cam_faithfulness [--scenes 240] [--models class_token_vit pooling_vit]
 
-Cells are taken in the order of each method's map, highest first. *Deletion*: they are painted grey, and the
-area under the curve of the class's probability should be small. *Insertion*: they appear in a blurred
-picture, and it should be large. *Pointing*: does the highest cell lie on the object, whose mask is known? A
-random order stands beside them. Intervals are of 95 in 100, by resampling scenes; differences to Grad-CAM
+The *place*: cells are taken in the order of each method's map, highest first. *Deletion*: they are painted
+grey, and the area under the curve of the class's probability should be small. *Insertion*: they appear in a
+blurred picture, and it should be large. *Pointing*: does the highest cell lie on the object, whose mask is
+known?
+
+The *amount*, on which words rest: *channels* are set to their mean over all scenes in the order of their
+contributions, weight times activation, and again the area should be small.
+
+A random order stands beside them. Intervals are of 95 in 100, by resampling scenes; differences to Grad-CAM
 are taken scene by scene.
 """
 
@@ -22,7 +27,7 @@ from benchmarks.tiny_transformers import MODELS, SIDE, weights
 from demo.pictures import photograph
 from demo.scenes import VALUES, Scene, render, scenes
 from textcam.arrays import Floats
-from textcam.cam import saliency_map
+from textcam.cam import channel_contributions, saliency_map
 from textcam.cam_methods import METHODS
 from textcam.classifier import TorchClassifier, load_classifier
 
@@ -30,6 +35,7 @@ STEPS = 16
 GREY = 128
 BLUR = 6.0  # pixels of 64
 ON_OBJECT = 0.25  # of a cell that the object covers, as in demo.measure
+BETTER = {"deletion": "lower", "insertion": "higher", "pointing": "higher", "channels": "lower"}
 PLAIN = "gradcam"
 OURS = "gradcam-frozen"
 
@@ -56,10 +62,42 @@ def curve(
     points = []
     for step in range(STEPS + 1):
         mixed = np.where(rank < cells * step / STEPS, after, before)
-        logits = classifier.forward(mixed).logits.astype(np.float64)
-        powers = np.exp(logits - logits.max(1, keepdims=True))
-        points.append((powers / powers.sum(1, keepdims=True))[range(len(logits)), class_ids])
+        points.append(probability(classifier.forward(mixed).logits, class_ids))
     return np.stack(points, axis=1)
+
+
+def channel_curve(
+    classifier: TorchClassifier,
+    pixels: NDArray[np.uint8],
+    order: NDArray[np.int64],
+    class_ids: NDArray[np.int64],
+) -> Floats:
+    """The class's probability (B, STEPS + 1) while channels in ``order`` (B, K) become their mean."""
+    layout, channels = classifier._layout, order.shape[1]
+    mean = torch.from_numpy(classifier.forward(pixels).pooled.mean(0))
+    rank = torch.from_numpy(np.argsort(order, axis=1))
+    gone = torch.zeros((len(pixels), channels, 1, 1), dtype=torch.bool)
+
+    def replace(_module: object, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+        changed = output.clone()
+        maps = torch.where(gone, mean[:, None, None], layout.to_maps(changed))
+        changed[:, layout.prefix :] = maps.flatten(2).transpose(1, 2)
+        return changed
+
+    handle = classifier._module.get_submodule(classifier.layer).register_forward_hook(replace)
+    points = []
+    for step in range(STEPS + 1):
+        gone[:, :, 0, 0] = rank < channels * step / STEPS
+        points.append(probability(classifier.forward(pixels).logits, class_ids))
+    handle.remove()
+    return np.stack(points, axis=1)
+
+
+def probability(logits: Floats, class_ids: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Softmax of each row (B, C) at its class (B,)."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    shares: NDArray[np.float64] = powers / powers.sum(1, keepdims=True)
+    return shares[np.arange(len(logits)), class_ids]
 
 
 def area(points: Floats) -> Floats:
@@ -104,11 +142,12 @@ def measure_model(name: str, count: int) -> list[Measure]:
     for method in ["random", *METHODS]:
         if method == "cam" and classifier.head is None:
             continue
-        maps = maps_of(classifier, pixels, class_ids, method)
-        order = order_of(maps)
+        maps, contributions = answers_of(classifier, pixels, class_ids, method)
+        order, of_channels = order_of(maps), order_of(contributions)
         results[method] = {
             "deletion": area(curve(classifier, pixels, grey, order, class_ids)),
             "insertion": area(curve(classifier, soft, pixels, order, class_ids)),
+            "channels": area(channel_curve(classifier, pixels, of_channels, class_ids)),
             "pointing": (shares[np.arange(len(order)), order[:, 0]] >= ON_OBJECT).astype(np.float64),
         }
         print(
@@ -119,25 +158,31 @@ def measure_model(name: str, count: int) -> list[Measure]:
     return [Measure(f"{name}: accuracy", float(right.mean()), better="higher"), *rows(name, results)]
 
 
-def maps_of(
+def answers_of(
     classifier: TorchClassifier, pixels: NDArray[np.uint8], class_ids: NDArray[np.int64], method: str
-) -> Floats:
-    """Signed maps (B, h, w) of a method; noise for "random"."""
+) -> tuple[Floats, Floats]:
+    """Signed maps (B, h, w) and contributions (B, K) of a method; noise for "random"."""
     if method == "random":
-        return np.random.default_rng(1).random((len(pixels), *classifier.map_size)).astype(np.float32)
-    found = []
+        rng = np.random.default_rng(1)
+        shape = (len(pixels), *classifier.map_size)
+        return rng.random(shape).astype(np.float32), rng.random((len(pixels), classifier.channels)).astype(
+            np.float32
+        )
+    maps: list[Floats] = []
+    contributions: list[Floats] = []
     for start in range(0, len(pixels), 32):
         part = slice(start, start + 32)
         output, channel_weights = classifier.forward_cam(pixels[part], class_ids[part], method, maps=True)
         assert output.maps is not None
-        found.append(saliency_map(output.maps, channel_weights))
-    return np.concatenate(found)
+        maps.append(saliency_map(output.maps, channel_weights))
+        contributions.append(channel_contributions(channel_weights, output.pooled))
+    return np.concatenate(maps), np.concatenate(contributions)
 
 
 def rows(name: str, results: dict[str, dict[str, Floats]]) -> list[Measure]:
     """Means with intervals, and the differences of every method to plain Grad-CAM."""
     made = []
-    for kind, better in (("deletion", "lower"), ("insertion", "higher"), ("pointing", "higher")):
+    for kind, better in BETTER.items():
         for method, values in results.items():
             value, low, high = interval(values[kind].tolist(), np.mean)
             baseline = float(results["random"][kind].mean())

@@ -2,8 +2,17 @@
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks.cam_faithfulness import area, blurred, curve, object_shares, order_of
+from benchmarks.cam_faithfulness import (
+    area,
+    blurred,
+    channel_curve,
+    curve,
+    object_shares,
+    order_of,
+    probability,
+)
 from benchmarks.tiny_transformers import MODELS, SIDE, train
 from demo.pictures import picture_set
 from demo.scenes import render, scenes
@@ -34,7 +43,7 @@ def test_a_curve_goes_from_one_picture_to_the_other_cell_by_cell(name: str) -> N
     class_ids = np.array([4, 0, 7])
     made = curve(classifier, before, after, order, class_ids)
 
-    def probability(pixels: np.ndarray) -> np.ndarray:
+    def seen(pixels: np.ndarray) -> np.ndarray:
         powers = np.exp(classifier.forward(pixels).logits.astype(float))
         return (powers / powers.sum(1, keepdims=True))[range(3), class_ids]
 
@@ -44,8 +53,28 @@ def test_a_curve_goes_from_one_picture_to_the_other_cell_by_cell(name: str) -> N
             half[image, :, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8] = after[
                 image, :, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8
             ]
-    expected = np.stack([probability(before), probability(half), probability(after)], axis=1)
+    expected = np.stack([seen(before), seen(half), seen(after)], axis=1)
     assert made[:, [0, 8, 16]] == pytest.approx(expected, rel=1e-4)
+
+
+def test_channels_become_their_mean_in_order() -> None:
+    classifier = load_classifier("python:benchmarks.tiny_transformers:pooling_vit", weights="random")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 3, SIDE, SIDE), np.uint8)
+    order = np.stack([np.random.default_rng(seed).permutation(96) for seed in range(3)])
+    class_ids = np.array([5, 5, 5])
+    made = channel_curve(classifier, pixels, order, class_ids)
+    output = classifier.forward(pixels)
+    assert made[:, 0] == pytest.approx(probability(output.logits, class_ids))
+    # The head sees the pooled map alone, so half of it may as well be replaced in the vector.
+    pooled = torch.from_numpy(output.pooled)
+    half = pooled.clone()
+    for row, gone in enumerate(order[:, :48]):
+        half[row, gone] = pooled.mean(0)[gone]
+    network = classifier._module
+    logits = network.head(network.fc_norm(half)).detach().numpy()
+    assert made[:, 8] == pytest.approx(probability(logits, class_ids), rel=1e-4)
+    assert made[:, 16] == pytest.approx(np.full(3, made[0, 16]))
+    assert np.abs(made[:, 0] - made[0, 0]).max() > 1e-4
 
 
 def test_the_object_lies_where_its_cells_say_and_blur_takes_it_away() -> None:
