@@ -125,8 +125,9 @@ def core_texts(
 
 def own_kinds(core: NDArray[np.bool_], kinds: Sequence[str]) -> list[frozenset[str]]:
     """For each class the kinds of text that are what it is made of: object and part, unless it has core texts
-    (C, T) and none of them is of these kinds ("seashore" is a scene); then the kinds of its core texts."""
-    found = [frozenset(kinds[int(text)] for text in np.flatnonzero(row)) for row in core]
+    (C, T) and none of them is of these kinds ("seashore" is a scene); then the kinds of its core texts.
+    "other" says nothing of a text: a list of plain words, all of this kind, must not hide everything."""
+    found = [frozenset(kinds[int(text)] for text in np.flatnonzero(row)) - {"other"} for row in core]
     return [OBJECT_KINDS if not mine or mine & OBJECT_KINDS else mine for mine in found]
 
 

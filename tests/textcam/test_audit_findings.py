@@ -92,6 +92,15 @@ def shares_of(evidence):
     return shares
 
 
+def test_words_of_no_kind_are_candidates_beside_a_class_of_no_kind():
+    shares = shares_of([[50, 30, 20]])
+    core = core_texts(["star"], ["star", "watermark", "point"])
+    class_id, text = candidates(shares, core, ["other"] * 3)
+    assert list(zip(class_id.tolist(), text.tolist(), strict=True)) == [(0, 1), (0, 2)]
+    class_id, text = candidates(shares, core, ["other", "other", "part"])
+    assert text.tolist() == [1]
+
+
 def test_candidates_have_a_share_and_are_not_the_class_nor_its_kind():
     texts, kinds = (
         ["star", "circle", "sea", "watermark", "point"],
