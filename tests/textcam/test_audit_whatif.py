@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import torch
 
 from store.errors import ConfigError, SchemaMismatch
 from tests.textcam import audit_oracles as slow
+from tests.textcam.tiny_networks import GapLinear, seeded
 from textcam.whatif import Pairs, WhatIf, logits_of, neutral_head, project_out, what_if
 
 K, C, T, N = 7, 3, 5, 61
@@ -31,6 +33,43 @@ def test_what_if_is_the_head_on_changed_activations(head, pooled):
     changed = pooled.astype(np.float64)
     changed[:, channels] = mean[channels]
     np.testing.assert_allclose(what_if(pooled, weights, bias, channels, mean), changed @ weights.T + bias)
+
+
+@pytest.mark.parametrize("act", ["mean", "projection"])
+def test_what_if_agrees_with_a_forward_pass_through_hooked_channels(act):
+    """From activations as the store keeps them, in half precision, against the network with its maps changed
+    on the way: a group set to its mean, a direction taken out of every cell."""
+    network, draw = seeded(GapLinear()), np.random.default_rng(3)
+    images = torch.from_numpy(draw.normal(size=(23, 3, 40, 40)).astype(np.float32))
+    maps = network.body(images)
+    stored = maps.mean((2, 3)).numpy().astype(np.float16)
+    weights, bias = network.fc.weight.numpy(), network.fc.bias.numpy()
+    mean, channels = stored.astype(np.float64).mean(axis=0), np.array([1, 4, 9])
+    direction = draw.normal(size=11)
+    along = torch.from_numpy((direction / np.linalg.norm(direction)).astype(np.float32))
+    rest = torch.from_numpy(mean.astype(np.float32))
+
+    def changed(module, inputs, output):
+        if act == "mean":
+            output = output.clone()
+            output[:, channels] = rest[channels][:, None, None]
+            return output
+        amount = torch.einsum("bkhw,k->bhw", output - rest[:, None, None], along)
+        return output - amount[:, None] * along[:, None, None]
+
+    with torch.no_grad():
+        plain = network(images).numpy()
+        hook = network.body.register_forward_hook(changed)
+        wanted = network(images).numpy()
+        hook.remove()
+    head = (
+        neutral_head(weights, bias, channels, mean)
+        if act == "mean"
+        else project_out(weights, bias, direction, mean)
+    )
+    found = logits_of(stored, *head)
+    assert np.linalg.norm(found - wanted) < 1e-3 * np.linalg.norm(wanted)
+    assert np.linalg.norm(plain - wanted) > 1e-2 * np.linalg.norm(wanted)
 
 
 def test_no_channels_change_nothing(head, pooled):
