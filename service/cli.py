@@ -139,6 +139,7 @@ app.command()(ask.report)
 app.command()(ask.info)
 app.command()(ask.sql)
 app.command()(upkeep.diff)
+app.command()(upkeep.compare)
 
 
 # --- checking ---------------------------------------------------------------------------------------------

@@ -99,6 +99,31 @@ def diff(
         print("\n".join(diff_lines(found, top)))
 
 
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="Folder or URI of a store.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Store of another classifier.")],
+    top: Annotated[int, typer.Option(min=1, help="Rows shown of each kind.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Say what two classifiers have in common.
+
+    Channels that look for the same thing, concepts that only one of them has, classes and images that both
+    explain alike. Both stores must have been made with the same encoder and texts.
+
+    Example: textcam compare runs/resnet50 runs/vit
+    """
+    from service.compared import comparison_lines
+    from service.printing import print_json
+    from store.reader import Snapshot
+    from textcam.compare import compare as compared
+
+    found = compared(Snapshot.open(a), Snapshot.open(b))
+    if as_json:
+        print_json(found)
+    else:
+        print("\n".join(comparison_lines(found, top)))
+
+
 def prune(
     store: Store,
     keep: Annotated[int, typer.Option(min=1, metavar="N", help="How many snapshots to keep.")] = 1,

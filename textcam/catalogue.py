@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -110,6 +110,12 @@ class Catalogue:
 
     def __init__(self, snapshot: Snapshot, form: str, *, centre: bool) -> None:
         self._snapshot, self._form, self._centre = snapshot, form, centre
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> Self:
+        """With the directions that the run which made the store chose words by."""
+        words = snapshot.manifest.config.get("words", {})
+        return cls(snapshot, words.get("form", "both"), centre=bool(words.get("centre", False)))
 
     @cached_property
     def texts(self) -> Texts:
