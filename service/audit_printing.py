@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from service.printing import finding_line, finding_record, finding_row, print_json, print_rows, write_csv
 from service.wording import number, percent
-from store.errors import StorageUnavailable
+from store.errors import StorageFull, StorageUnavailable
+from textcam.slices import SLICES
 from textcam.tensor_file import tensor_bytes
 
 if TYPE_CHECKING:
@@ -53,22 +54,39 @@ def _matched_words(one: "Matched") -> str:
 # --- slices ---------------------------------------------------------------------------------------------
 
 
-def write_slices(query: "Query", found: "Sequence[Finding]", folder: Path, file_format: str) -> None:
-    """``slices`` and ``label_suspects`` in ``folder``, and a line about each. Raises StorageUnavailable."""
-    for name, rows in (
-        ("slices", query.audit.slices(found)),
-        ("label_suspects", query.audit.label_suspects()),
+def write_slices(
+    query: "Query", found: "Sequence[Finding]", folder: Path, file_format: str, *, as_json: bool
+) -> None:
+    """``slices`` and ``label_suspects`` in ``folder``, and a line about each (on stderr beside JSON). Slices
+    are written shard by shard: memory does not grow with their number. Raises StorageUnavailable, or
+    StorageFull."""
+    suspects = query.audit.label_suspects()
+    for name, schema, batches in (
+        ("slices", SLICES, query.audit.slice_batches(found)),
+        ("label_suspects", suspects.schema, suspects.to_batches()),
     ):
         path = folder / f"{name}.{file_format}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if file_format == "csv":
-                pa_csv.write_csv(_flat(rows), path)
-            else:
-                pq.write_table(rows, path)
+            rows = _write_batches(path, schema, batches)
         except OSError as error:
-            raise StorageUnavailable(f"The slices cannot be written: {error.strerror}.", where=path) from None
-        print(f"wrote {path}: {number(rows.num_rows)} rows")
+            refuse = StorageFull if error.errno == ENOSPC else StorageUnavailable
+            raise refuse(f"The slices cannot be written: {error.strerror or error}.", where=path) from None
+        print(f"wrote {path}: {number(rows)} rows", file=sys.stderr if as_json else sys.stdout)
+
+
+def _write_batches(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+    """The number of rows, written as CSV or Parquet by the path's suffix."""
+    rows, flat = 0, path.suffix == ".csv"
+    with ExitStack() as stack:
+        file = stack.enter_context(path.open("wb"))
+        columns = _flat(schema.empty_table()).schema if flat else schema
+        writer = stack.enter_context((pa_csv.CSVWriter if flat else pq.ParquetWriter)(file, columns))
+        for batch in batches:
+            table = pa.Table.from_batches([batch], schema)
+            writer.write_table(_flat(table) if flat else table)
+            rows += batch.num_rows
+    return rows
 
 
 def _flat(rows: pa.Table) -> pa.Table:

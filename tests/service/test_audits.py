@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from service.cli import main
+from service.contents import Contents
 from store.reader import Snapshot
 from tests.store.worlds import TinyWorld, tiny_store
 from textcam.query import Query
@@ -63,6 +64,27 @@ def test_slices_are_written_with_the_users_uris(textcam: Run, store: Path, tmp_p
     assert (tmp_path / "out" / f"label_suspects.{kind}").exists()
 
 
+def test_written_slices_are_those_of_the_query_and_leave_json_alone(
+    textcam: Run, store: Path, tmp_path: Path
+) -> None:
+    code, out, error = textcam("audit", store, "--json", "--slices", tmp_path)
+    assert code == 0
+    assert json.loads(out)
+    query = Query.open(store)
+    expected = query.audit.slices(query.findings()).to_pylist()
+    key = lambda row: (row["finding_id"], row["image_id"])  # noqa: E731
+    written = pq.read_table(tmp_path / "slices.parquet").to_pylist()
+    assert sorted(written, key=key) == sorted(expected, key=key)
+    assert f"slices.parquet: {len(expected)} rows" in error
+
+
+def test_slices_that_cannot_be_written_are_an_error(textcam: Run, store: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, error = textcam("audit", store, "--slices", tmp_path / "file")
+    assert code == 1
+    assert "The slices cannot be written" in error
+
+
 def test_the_data_alone_are_told(textcam: Run, store: Path, tmp_path: Path) -> None:
     code, out, _ = textcam("audit", store, "--data", "--json")
     told = json.loads(out)
@@ -95,6 +117,17 @@ def test_a_mark_is_shown_and_overridden(textcam: Run, store: Path) -> None:
     assert last.endswith("Marked core.")
     (row,) = [row for row in json.loads(textcam("audit", store, "--json")[1]) if row["mark"]]
     assert (f"{row['class_name']}:{row['text']}", row["mark"], row["note"]) == (named, "core", "")
+
+
+def test_pages_show_marks(store: Path) -> None:
+    audit = Query.open(store).audit
+    first, second = audit.findings()[:2]
+    audit.mark(first, "core", "it is so")
+    rows = Contents.read(Snapshot.open(store), "tiny").findings
+    assert [row.finding.finding_id for row in rows[:1]] == [second.finding_id]
+    assert rows[-1].finding.finding_id == first.finding_id
+    assert rows[-1].sentence.endswith("Marked core: it is so")
+    assert [row.finding.rank for row in rows] == [*range(1, len(rows) + 1)]
 
 
 def test_a_finding_that_is_not_there_is_named(textcam: Run, store: Path) -> None:
