@@ -1,4 +1,4 @@
-"""The truth benchmark's measures by hand, its worlds against what they claim, its methods on a small world."""
+"""The truth benchmark: measures by hand, worlds against what they claim, methods on a small world."""
 
 import numpy as np
 import pytest
