@@ -1,6 +1,7 @@
 """The names of a classifier's classes: from a list, a file or the model itself."""
 
 import csv
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,13 +45,17 @@ def _read_names(path: Path) -> tuple[str, ...]:
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The same names, with a number behind those that occur before.
+    """The same names, with a number behind those that occur before, whatever their case and spaces.
 
-    ImageNet has two cranes and two maillots.
+    ImageNet has two cranes and two maillots, and a Cardigan that is a dog beside one of wool.
     """
-    seen: dict[str, int] = {}
+    seen: set[str] = set()
     result = []
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        result.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+        told, number = name, 1
+        while (key := " ".join(unicodedata.normalize("NFC", told).split()).casefold()) in seen:
+            number += 1
+            told = f"{name} ({number})"
+        seen.add(key)
+        result.append(told)
     return tuple(result)

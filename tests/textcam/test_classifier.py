@@ -225,10 +225,16 @@ def test_options_may_stand_behind_the_name_or_beside_it():
 def test_class_names_come_from_the_model_a_file_or_a_number(tmp_path):
     assert load("torchvision:squeezenet1_1").class_names[:2] == ("tench", "goldfish")
     assert load("timm:resnet10t").class_names[0].startswith("tench")
-    assert len(set(load("torchvision:squeezenet1_1").class_names)) == 1000  # ImageNet says crane twice
+    # ImageNet says crane twice, and has a Cardigan and a cardigan.
+    assert len({name.casefold() for name in load("torchvision:squeezenet1_1").class_names}) == 1000
     three = RESNET + "?num_classes=3"
     assert load(three).class_names == ("class 0", "class 1", "class 2")
     assert load(three, class_names=["a", "b", "a"]).class_names == ("a", "b", "a (2)")
+    assert load(three, class_names=["Crane", "crane", "crane (2)"]).class_names == (
+        "Crane",
+        "crane (2)",
+        "crane (2) (2)",
+    )
     (tmp_path / "names.txt").write_text("ant\nbee\n\ncat\n")
     (tmp_path / "names.csv").write_text("class_id,name\n2,cat\n0,ant\n1,bee\n")
     for name in ("names.txt", "names.csv"):
