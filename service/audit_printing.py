@@ -1,8 +1,11 @@
 """How the audit is printed and written: findings, slices, the data's own associations, a corrected head."""
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
+from errno import ENOSPC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 

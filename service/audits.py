@@ -6,14 +6,11 @@ What a command needs is imported when it runs: `textcam --help` must not wait fo
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from service.options import AsJson, CsvFile, SnapshotNumber, Store
-
-if TYPE_CHECKING:
-    pass
 
 Names = Annotated[
     list[str], typer.Argument(metavar="FINDING...", help="Findings, as CLASS:TEXT or by their ranks.")
@@ -79,7 +76,7 @@ def audit(
     found = query.findings()[:top]
     print_findings(query, found, matched=matched, as_json=as_json, csv=csv)
     if slices is not None:
-        write_slices(query, found, slices, file_format.value)
+        write_slices(query, found, slices, file_format.value, as_json=as_json)
 
 
 def mark(
