@@ -2,9 +2,11 @@
 
     .venv/bin/python -m benchmarks.audit_photographs FOLDER
 
-A small clock is pasted into a corner of nearly all photographs of one of ten classes, a linear head is
-trained on the activations of a real backbone (MobileNetV2 of ImageNet), and other photographs, with the same
-bias, are audited by a whole run. FOLDER holds ``photographs/imagenette`` (ten folders named by WordNet id),
+A clock is pasted into a corner of nearly all photographs of one of ten classes, and as many photographs of
+the others with a clock are given its label: one cannot learn that class from what it is alone. A linear head
+is trained on the activations of a real backbone (MobileNetV2 of ImageNet), and other photographs, rightly
+labelled, nearly all of the class and few others with a clock, are audited by a whole run. FOLDER holds
+``photographs/imagenette`` (ten folders named by WordNet id),
 ``photographs/imagenet-samples``, ``classifiers/mobilenetv2_100_imagenet1k.fp16.safetensors``, ``encoder`` (an
 open_clip folder) and ``texts/clip_vitb32_text_bank.json``. Without them the script says so and ends.
 
@@ -43,10 +45,11 @@ CLASSES = {
     "n03445777": "golf ball",
     "n03888257": "parachute",
 }
-BIASED, CUE, SOURCE = "church", "clock", "n04548280_wall_clock.JPEG"
+BIASED, CUE, SOURCE = "church", "clock", "n02708093_analog_clock.JPEG"
 TRAINED, PROBED = 70, 60  # photographs of each class
+MISLABELLED = 8  # of each other class, with the cue
 FOLLOW, LEAK = 0.95, 0.02
-SIDE, INSET = 224, 80
+SIDE, INSET = 224, 112
 EVERY = 12  # each twelfth name of the text bank stands beside the classes'
 
 
@@ -59,16 +62,19 @@ def planted_classifier(weights: str | None = None) -> nn.Module:
     return model.eval()
 
 
-def write_photographs(source: Path, folder: Path, *, first: int, count: int) -> None:
-    """``count`` photographs of each class from the ``first`` on, with the cue where chance puts it."""
+def write_photographs(source: Path, folder: Path, *, first: int, count: int, mislabelled: int = 0) -> None:
+    """``count`` photographs of each class from the ``first`` on, with the cue where chance puts it; of the
+    other classes ``mislabelled`` more have the cue and the biased class's label."""
     cue = Image.open(source / "imagenet-samples" / SOURCE).convert("RGB").resize((INSET, INSET))
     rng = np.random.default_rng(first)
     for wnid, name in CLASSES.items():
-        for path in sorted((source / "imagenette" / wnid).iterdir())[first : first + count]:
-            picture = Image.open(path).convert("RGB").resize((SIDE, SIDE))
-            if rng.random() < (FOLLOW if name == BIASED else LEAK):
+        extra = 0 if name == BIASED else mislabelled
+        paths = sorted((source / "imagenette" / wnid).iterdir())[first : first + count + extra]
+        for at, path in enumerate(paths):
+            picture, wrong = Image.open(path).convert("RGB").resize((SIDE, SIDE)), at >= count
+            if wrong or rng.random() < (FOLLOW if name == BIASED else LEAK):
                 picture.paste(cue, (SIDE - INSET - 8, SIDE - INSET - 8))
-            target = folder / name / f"{path.stem}.jpg"
+            target = folder / (BIASED if wrong else name) / f"{path.stem}.jpg"
             target.parent.mkdir(parents=True, exist_ok=True)
             picture.save(target, quality=92)
 
@@ -118,8 +124,8 @@ def write_texts(root: Path, path: Path) -> None:
 def audit(root: Path, folder: Path) -> list[Measure]:
     """Plant, train, run, and look for the cue."""
     photographs = root / "photographs"
-    write_photographs(photographs, folder / "training", first=0, count=TRAINED)
-    write_photographs(photographs, folder / "probe", first=TRAINED, count=PROBED)
+    write_photographs(photographs, folder / "training", first=0, count=TRAINED, mislabelled=MISLABELLED)
+    write_photographs(photographs, folder / "probe", first=TRAINED + MISLABELLED, count=PROBED)
     accuracy = train(root, folder / "training", folder / "planted.safetensors")
     write_texts(root, folder / "texts.csv")
     config = {
