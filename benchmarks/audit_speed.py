@@ -1,6 +1,6 @@
 """How long the audit of a million images takes, and what it holds: ImageNet's size, synthetic numbers.
 
-Passes over the rows are timed on as many images as ``--images`` says (131,072) and scaled to 1.28 million:
+Passes over the rows are timed on as many images as ``--images`` says (32,768) and scaled to 1.28 million:
 every pass does the same for each image. Memory does not grow with N, so it is taken as it is. The run's own
 classes do the work, on blocks as they come from a store: float16 in Parquet, decoded here.
 """
@@ -26,7 +26,7 @@ from textcam.replay import replay_blocks
 from textcam.shares import ClassMeans, TextShares
 from textcam.whatif import Pairs, WhatIf, neutral_head
 
-IMAGES, FULL = 131_072, 1_280_000
+IMAGES, FULL = 32_768, 1_280_000
 K, C, T, D, G, PAIRS, SHARD = 2048, 1000, 2000, 512, 32, 8000, 4096
 
 
