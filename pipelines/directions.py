@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.bench import Bench
+from pipelines.bench import Bench, digest
 from pipelines.execute import worker_count
 from pipelines.extract import ShardRecord
 from pipelines.ledger import File, WorkFile, read_arrays, write_arrays
-from pipelines.partial import Partial, read_partial
+from pipelines.partial import Partial, read_partial, write_partial
 from pipelines.regions import Pairs, RegionVectors, fit_regions
 from store.manifest import PartRecord
 from store.reader import as_matrix, read_part
@@ -25,6 +25,8 @@ from textcam.accumulate import ExampleSide
 from textcam.arrays import unit_rows
 from textcam.lda import ChannelDirections, fit_directions_indexed
 from textcam.records import example_rows
+
+FAN_IN = 64  # partials that one worker merges into one, and that the driver merges in the end
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,49 @@ class Examples:
         return {"positive": self.positives, "negative": self.negatives}
 
 
-def merge_examples(bench: Bench, records: Sequence[ShardRecord], key: str) -> tuple[WorkFile, PartRecord]:
-    """Examples and moments of all shards, as a work file and as the ``examples`` table.
+@dataclass(frozen=True)
+class Bundle:
+    """Some partials that one worker merges into one."""
 
-    Any order gives the same bits; one shard's partial is in memory at a time.
-    """
+    index: int
+    partials: tuple[WorkFile, ...]
+
+    @property
+    def label(self) -> str:
+        """Its name in a message."""
+        return f"bundle {self.index}"
+
+    @property
+    def key(self) -> str:
+        """What the merged partial depends on: the bytes of those that go in, in any order."""
+        return digest(sorted(one.sha256 for one in self.partials))
+
+
+def bundles(partials: Sequence[WorkFile]) -> list[Bundle]:
+    """The next level of the tree: ``FAN_IN`` partials a bundle, the last one with what is left."""
+    return [
+        Bundle(index, tuple(partials[start : start + FAN_IN]))
+        for index, start in enumerate(range(0, len(partials), FAN_IN))
+    ]
+
+
+def merge_bundle(bench: Bench, bundle: Bundle) -> WorkFile:
+    """One partial instead of many. A stage for ``execute``."""
+    merged = _merged(bench, bundle.partials)
+    return write_partial(bench.store, f"work/partials/merged-{bundle.key[:24]}.safetensors", merged)
+
+
+def _merged(bench: Bench, partials: Sequence[WorkFile]) -> Partial:
+    """All in one; any order gives the same bits, and one file at a time is in memory."""
     merged = Partial.empty(bench.dims.channels, bench.dims.embedding, bench.config.directions.examples)
-    for record in records:
-        merged.merge(read_partial(bench.store, record.partial))
+    for partial in partials:
+        merged.merge(read_partial(bench.store, partial))
+    return merged
+
+
+def merge_examples(bench: Bench, partials: Sequence[WorkFile], key: str) -> tuple[WorkFile, PartRecord]:
+    """Examples and moments of all partials, as a work file and as the ``examples`` table."""
+    merged = _merged(bench, partials)
     moments = merged.moments
     examples = Examples(
         merged.examples.positives, merged.examples.negatives, moments.mean, moments.active_fraction

@@ -20,7 +20,7 @@ from pipelines.extract import SHARDS, ShardRecord, extract_shard
 from pipelines.frozen import keep_plan, newest, plan_run, with_added
 from pipelines.images import ImagePlan
 from pipelines.labels import class_ids_of, read_aliases
-from pipelines.ledger import MAYBE_PARTS, PARTS, WORK_FILES, File, Ledger
+from pipelines.ledger import MAYBE_PARTS, PARTS, WORK_FILES, File, Ledger, WorkFile
 from pipelines.proof_images import Sample
 from pipelines.spread import Progress, Report, Spreader
 from store.errors import RunIncomplete, SnapshotConflict
@@ -184,7 +184,7 @@ class Run(Spreader):
 
         def merge() -> tuple[Any, list[File]]:
             self.report(Progress("examples", 0, 1))
-            file, part = directions.merge_examples(bench, shards, key)
+            file, part = directions.merge_examples(bench, self.merged_partials(shards), key)
             return [WORK_FILES.dump(file), PARTS.dump(part)], [file, part]
 
         merged, part = self.ledger.once("examples", key, merge)
@@ -201,6 +201,14 @@ class Run(Spreader):
         fitted = WORK_FILES.load(self.ledger.once("directions", key, fit))
         self.report(Progress("directions", 1, 1))
         return key, examples, directions.read_fitted(bench, fitted), examples_part
+
+    def merged_partials(self, shards: Sequence[ShardRecord]) -> list[WorkFile]:
+        """At most ``FAN_IN`` partials instead of one a shard: workers merge them, level by level."""
+        partials = [shard.partial for shard in shards]
+        while len(partials) > directions.FAN_IN:
+            items = [(one.key, one) for one in directions.bundles(partials)]
+            partials = self.spread("merge", directions.merge_bundle, items, len(items), WORK_FILES)
+        return partials
 
     def region_vectors(
         self, shards: Sequence[ShardRecord], examples: directions.Examples

@@ -171,6 +171,8 @@ class _Keyed:
 
     def label(self) -> str:
         """The item's name in a message."""
+        if hasattr(self.item, "label"):
+            return str(self.item.label)
         shard = getattr(self.item, "shard", None) or getattr(self.item, "record", None) or self.item
         return f"shard {shard.index}"
 
