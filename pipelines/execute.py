@@ -343,7 +343,8 @@ def _start_ray(address: str | None) -> None:
         return
     # Without this Ray hides GPUs from workers that ask for none, and warns about it at every start.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(include_dashboard=False, **quiet)
+    # "local": without it Ray joins whatever cluster was last started on this machine, whoever's it is.
+    ray.init(address="local", include_dashboard=False, **quiet)
 
 
 def _cause(error: Any) -> BaseException:

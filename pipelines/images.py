@@ -186,9 +186,7 @@ def _read(storage: Storage, ref: ImageRef, bytes_column: str, max_bytes: int) ->
     if ref.row is not None:
         return _read_parquet_row(storage, ref, bytes_column)
     if ref.offset is not None and ref.size is not None:
-        with storage.open(ref.path) as stream:
-            stream.seek(ref.offset)
-            return bytes(stream.read(ref.size))
+        return storage.read_range(ref.path, ref.offset, ref.size)
     return storage.read_range(ref.path, 0, max_bytes + 1)
 
 

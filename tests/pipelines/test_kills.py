@@ -16,7 +16,7 @@ from PIL import Image
 from pipelines.run import precompute
 from tests.pipelines import worlds
 
-IMAGES, KILLS = 2000, 100
+IMAGES, KILLS = 2000, int(os.environ.get("TEXTCAM_KILLS", "100"))
 RUN = {"executor": "ray", "workers": 2, "cpus_per_worker": 0.5, "shard_size": 20, "max_attempts": 3}
 DRIVER = """
 import sys

@@ -42,20 +42,21 @@ def test_a_run_writes_every_table_and_a_sound_store(world: Path) -> None:
     }
 
 
-def test_one_two_and_seven_shards_give_the_same_tables(world: Path) -> None:
-    for name, size in (("one", 100), ("two", 12), ("seven", 4)):
-        precompute(worlds.config(world, name, run={"shard_size": size}))
-    shards = {name: len(Snapshot.open(world / name).parts("images")) for name in ("one", "two", "seven")}
-    assert shards == {"one": 1, "two": 2, "seven": 6}
-    assert worlds.different_tables(world / "one", world / "two") == []
-    assert worlds.different_tables(world / "one", world / "seven") == []
+def test_one_two_seven_and_fifty_shards_give_the_same_tables(tmp_path: Path) -> None:
+    worlds.write_images(tmp_path / "images", 50)
+    for count, size in ((1, 50), (2, 25), (7, 8), (50, 1)):
+        precompute(worlds.config(tmp_path, f"of-{count}", run={"shard_size": size}))
+        assert len(Snapshot.open(tmp_path / f"of-{count}").parts("images")) == count
+        assert worlds.different_tables(tmp_path / "of-1", tmp_path / f"of-{count}") == []
 
 
-def test_ray_and_inline_give_the_same_files(world: Path) -> None:
-    precompute(worlds.config(world, "inline"))
-    with local_ray():
-        precompute(worlds.config(world, "ray", run={"executor": "ray", "workers": 2, "cpus_per_worker": 0.5}))
-    assert worlds.files(world / "inline") == worlds.files(world / "ray")
+def test_inline_and_one_or_two_ray_workers_give_the_same_files(world: Path) -> None:
+    precompute(worlds.config(world, "inline", run={"shard_size": 4}))
+    for workers in (1, 2):
+        run = {"executor": "ray", "workers": workers, "cpus_per_worker": 0.5, "shard_size": 4}
+        with local_ray():
+            precompute(worlds.config(world, f"ray-{workers}", run=run))
+        assert worlds.files(world / "inline") == worlds.files(world / f"ray-{workers}")
 
 
 def test_contributions_add_up_to_the_logit(world: Path) -> None:
