@@ -5,7 +5,6 @@ python -m benchmarks.truth --seeds 2 --parts t0 t1 --dry
 """
 
 import argparse
-import json
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.measure import RESULTS, Measure, machine, publish
+from benchmarks.measure import Measure, machine, publish
 from benchmarks.truth import rivals, sanity
 from benchmarks.truth.algebraic import AlgebraicWorld, make_algebraic
 from benchmarks.truth.cases import square
@@ -72,8 +71,8 @@ def shortcut_squares(seeds: int) -> dict[str, Samples]:
 
 
 def ablation(seeds: int) -> dict[str, Samples]:
-    """T1, one choice changed at a time."""
-    return compete((case for seed in range(seeds) for case in square(seed)), ABLATION, maps=False)
+    """T1, one choice changed at a time, on half of the seeds."""
+    return compete((case for seed in range(-(-seeds // 2)) for case in square(seed)), ABLATION, maps=False)
 
 
 def sane(seeds: int) -> dict[str, Samples]:
@@ -124,8 +123,6 @@ def main() -> None:
     if not asked.dry:
         measures = [measure for part, of_part in found.items() for measure in rows(part, of_part)]
         publish("truth", measures, machine(), write=True)
-        plain = {part: {name: dict(samples) for name, samples in one.items()} for part, one in found.items()}
-        (RESULTS / "truth_samples.json").write_text(json.dumps(plain))
         draw(found, Path("docs/images"))
 
 
