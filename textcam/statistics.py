@@ -91,25 +91,28 @@ def fisher_exact(sides: TwoSides) -> Floats:
     tables, back = np.unique(
         np.stack(sides, axis=1), axis=0, return_inverse=True
     )  # (U, 4): many pairs look alike
-    p = np.array([_fisher_one(*(int(x) for x in table)) for table in tables], np.float64)
+    largest = tables[:, 1], tables[:, 3], tables[:, 0] + tables[:, 2]
+    most = max(int(one.max(initial=0)) for one in largest)
+    log_factorial = gammaln(np.arange(1.0, most + 2))  # a million pairs share it
+    p = np.array([_fisher_one(log_factorial, *(int(x) for x in table)) for table in tables], np.float64)
     return p[back.reshape(-1)]
 
 
-def _fisher_one(hits_with: int, n_with: int, hits_without: int, n_without: int) -> float:
+def _fisher_one(
+    log_factorial: Floats, hits_with: int, n_with: int, hits_without: int, n_without: int
+) -> float:
     if not n_with or not n_without:
         return float("nan")
     hits = hits_with + hits_without
-    seen = np.arange(
-        max(0, hits - n_without), min(n_with, hits) + 1
-    )  # every hits_with that the margins allow
+    first, last = max(0, hits - n_without), min(n_with, hits)  # of hits_with that the margins allow
     chance = -(  # log hypergeometric probability, up to a constant
-        gammaln(seen + 1)
-        + gammaln(n_with - seen + 1)
-        + gammaln(hits - seen + 1)
-        + gammaln(n_without - hits + seen + 1)
+        log_factorial[first : last + 1]
+        + log_factorial[n_with - last : n_with - first + 1][::-1]
+        + log_factorial[hits - last : hits - first + 1][::-1]
+        + log_factorial[n_without - hits + first : n_without - hits + last + 1]
     )
     weight = np.exp(chance - chance.max())
-    this = weight[hits_with - seen[0]]
+    this = weight[hits_with - first]
     return float(min(1.0, weight[weight <= this * (1 + _EQUAL)].sum() / weight.sum()))
 
 

@@ -15,13 +15,13 @@ from store.storage import open_storage
 from store.verify import verify
 from store.writer import commit
 from tests.store.worlds import CLASSES, TEXTS, TinyWorld, tiny_manifest, tiny_store
-from textcam.association import odds_ratios, split_of
+from textcam.association import SURE, association_q, odds_ratios, split_of
 from textcam.audit import Finding
 from textcam.marks import with_marks
 from textcam.matching import prognostic_score, strata
 from textcam.query import Query
 from textcam.slices import roles
-from textcam.statistics import matched_difference, two_sides
+from textcam.statistics import false_discovery, fisher_exact, matched_difference, rates, two_sides
 
 
 def finding(class_id: int, text: str, **values: object) -> Finding:
@@ -231,6 +231,22 @@ def test_an_odds_ratio_by_hand():
     assert found.low[0] == pytest.approx(ratio / np.exp(half))
     assert found.high[0] == pytest.approx(ratio * np.exp(half), rel=1e-6)
     assert np.isnan(found.ratio[1])
+
+
+def test_q_of_pairs_that_go_together_is_that_of_a_test_of_every_pair():
+    draw = np.random.default_rng(5)
+    n_with, n_without = draw.integers(0, 60, 3000), draw.integers(0, 400, 3000)
+    rate = draw.random(3000)
+    more = np.where(draw.random(3000) < 0.1, 0.3, 0.0)
+    hits_with = draw.binomial(n_with, np.minimum(rate + more, 1))
+    sides = two_sides(hits_with, n_with, draw.binomial(n_without, rate), n_without)
+    every, found = false_discovery(fisher_exact(sides)), association_q(sides)
+    together = rates(*sides[:2]) > rates(*sides[2:])
+    listed = together & (every <= SURE)
+    assert listed.sum() > 50
+    assert found[listed] == pytest.approx(every[listed], rel=1e-12)
+    assert not (together & (every > SURE) & (found <= SURE)).any()
+    assert (np.isnan(found) == np.isnan(every)).all()
 
 
 @pytest.mark.parametrize(
