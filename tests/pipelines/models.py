@@ -1,5 +1,7 @@
 """Small models for runs in tests: made in a moment, the same in every process, named as a user's own."""
 
+import time
+
 import torch
 from torch import nn
 from torchvision import transforms
@@ -82,3 +84,15 @@ class Hungry(Net):
 
 def hungry_classifier() -> tuple[nn.Module, transforms.Compose]:
     return Hungry(linear=True), transform()
+
+
+class Slow(Net):
+    """The same network, which takes its time: so that something can happen meanwhile."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.3)
+        return super().forward(x)
+
+
+def slow_classifier() -> tuple[nn.Module, transforms.Compose]:
+    return Slow(linear=True), transform()

@@ -1,0 +1,42 @@
+"""A real Ray cluster of several nodes on this machine, one of which is lost while a run is going on."""
+
+import time
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from pipelines.run import Progress, precompute
+from tests.pipelines import worlds
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_node_that_is_lost_costs_no_image(tmp_path: Path) -> None:
+    worlds.write_images(tmp_path / "images", 60)
+    slow = {"model": "python:tests.pipelines.models:slow_classifier"}
+    settings = {"shard_size": 3, "batch_size": 3}
+    precompute(worlds.config(tmp_path, "alone", classifier=slow, run=settings))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(3)]
+        cluster.wait_for_nodes()
+        lost: list[float] = []
+
+        def lose_one(progress: Progress) -> None:
+            if progress.stage == "extract" and progress.done == 4 and not lost:
+                cluster.remove_node(nodes[0], allow_graceful=False)
+                lost.append(time.monotonic())
+
+        log = tmp_path / "log"
+        run = {**settings, "executor": "ray", "address": cluster.address, "workers": 3, "events": str(log)}
+        summary = precompute(worlds.config(tmp_path, "cluster", classifier=slow, run=run), lose_one)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert lost
+    assert (summary.images, summary.errors) == (60, 0)
+    assert '"event": "lost"' in log.read_text()
+    assert worlds.files(tmp_path / "cluster") == worlds.files(tmp_path / "alone")
+    print(f"finished {time.monotonic() - lost[0]:.0f} s after the node was lost")
