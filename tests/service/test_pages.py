@@ -12,6 +12,7 @@ from service.pages import write_report
 from store.errors import ConfigError, StoreNotFound
 from tests.service.world import CLASSES, IMAGES_A_CLASS, finding, uri_of, write_world
 from tests.service.written_pages import pages_of
+from textcam.query import Query
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -118,6 +119,19 @@ def test_findings_come_in_rank_order_with_their_verdicts(written_report: Path) -
         )
     ]
     assert places == sorted(places)
+
+
+def test_marks_are_shown_and_core_comes_last(tmp_path: Path) -> None:
+    store = write_world(tmp_path / "store")
+    audit = Query.open(store).audit
+    first, second = audit.findings()[:2]
+    audit.mark(first, "core", "it <i>lives</i> there")
+    audit.mark(second, "spurious")
+    pages = pages_of(write_report(store, tmp_path / "out").parent)
+    text = " ".join(pages["findings/1.html"].text.split())
+    assert "Marked core: it <i>lives</i> there" in text
+    assert text.index("Marked spurious.") < text.index("Marked core")
+    assert text.index("striped</b> texture") < text.index("Söhne is seen by snow")
 
 
 def test_more_findings_than_a_page_holds(tmp_path: Path) -> None:
