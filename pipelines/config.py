@@ -118,6 +118,16 @@ class ProofSection(Section):
     images: int = Field(default=24, ge=8)
 
 
+class IndexSection(Section):
+    """The vector indexes that searches use: how exact those of more than 200,000 vectors are (``auto``: by
+    size, see store.vectors), and the least share of the ten nearest that any must find to be committed
+    (recall@10, measured when it is built).
+    """
+
+    tier: Literal["auto", "flat", "sqfp16", "hnsw", "opq-ivf-pq"] = "auto"
+    min_recall: float = Field(default=0.8, ge=0, le=1)
+
+
 SHAPING = ("batch_size", "number_format")  # what of a run changes its numbers; a store remembers it
 
 
@@ -165,6 +175,7 @@ class Config(Section):
     groups: GroupsSection = GroupsSection()
     report: ReportSection = ReportSection()
     proof: ProofSection = ProofSection()
+    index: IndexSection = IndexSection()
     activations: bool = True
     run: RunSection = RunSection()
     store: str

@@ -9,15 +9,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.bench import Bench
+from pipelines.config import IndexSection
 from pipelines.extract import ShardRecord
 from pipelines.feed import Batch, add_image, stack
 from pipelines.images import ImagePlan, Shard
 from pipelines.ledger import File, read_arrays
 from pipelines.shard_rows import read_rows
-from store.index import INDEXED, index_table
+from store.errors import Damaged
+from store.index import INDEXED, index_table, read_card
 from store.manifest import IndexRecord, Manifest, PartRecord, read_manifest, snapshots
 from store.reader import Snapshot
 from store.schema import WHOLE_MAP
+from store.vectors import tier_for
 from store.writer import commit, write_part
 from textcam.cam import channel_contributions, group_maps, pool
 from textcam.explain import group_contributions
@@ -159,17 +162,33 @@ def publish(
         },
         parts=tuple(parts),
     )
-    made = replace(bare, indexes=build_indexes(Snapshot(bench.store, bare), newest))
+    made = replace(bare, indexes=build_indexes(Snapshot(bench.store, bare), newest, bench.config.index))
     if newest and replace(made, snapshot=newest.snapshot, parent=newest.parent).to_json() == newest.to_json():
         return newest
     return commit(bench.store, made)
 
 
-def build_indexes(snapshot: Snapshot, newest: Manifest | None) -> tuple[IndexRecord, ...]:
-    """One vector index for each indexed table that has rows; those of unchanged tables are taken over."""
+def build_indexes(
+    snapshot: Snapshot, newest: Manifest | None, wanted: IndexSection
+) -> tuple[IndexRecord, ...]:
+    """One vector index for each indexed table that has rows; those of unchanged tables are taken over if
+    they are as wanted. Raises IndexMismatch where one finds less than the limit.
+    """
     made = []
     for table in INDEXED:
+        rows = snapshot.count(table)
+        tier = wanted.tier if wanted.tier != "auto" and tier_for(rows) != "flat" else tier_for(rows)
         known = newest.index_of(table) if newest and newest.of(table) == snapshot.parts(table) else None
-        if snapshot.count(table):
-            made.append(known or index_table(snapshot, table))
+        if known and _is_good(snapshot, known, tier, wanted.min_recall):
+            made.append(known)
+        elif rows:
+            made.append(index_table(snapshot, table, tier=tier, min_recall=wanted.min_recall))
     return tuple(made)
+
+
+def _is_good(snapshot: Snapshot, known: IndexRecord, tier: str, min_recall: float) -> bool:
+    try:
+        card = read_card(snapshot.storage, known)
+    except Damaged:
+        return False  # it is built anew
+    return card.tier == tier and card.recall_at_10 >= min_recall

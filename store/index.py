@@ -87,7 +87,7 @@ def _measured_and_written(
         raise IndexMismatch(
             f"The {index.tier} index finds {recall:.3f} of the ten nearest; the limit is {min_recall}.",
             where=table,
-            fix="Choose a more exact tier or lower the limit.",
+            fix="Choose a more exact tier (index.tier) or lower the limit (index.min_recall).",
         )
     source = built_from(parts)
     card = Card(table, source, len(index), index.dim, index.tier, round(recall, 6))

@@ -40,7 +40,7 @@ def test_flat_is_exact():
 
 @pytest.mark.parametrize(
     ("tier", "least", "count", "dim"),
-    [("sqfp16", 0.98, 4_999, 24), ("hnsw", 0.95, 4_999, 24), ("opq-ivf-pq", 0.5, 997, 8)],
+    [("sqfp16", 0.98, 4_999, 24), ("hnsw", 0.95, 4_999, 24), ("opq-ivf-pq", 0.9, 2_999, 16)],
 )
 def test_other_tiers_find_most(tier, least, count, dim):
     ids, rows = clustered(count, dim)
