@@ -224,11 +224,18 @@ def _typed(rows: Any, schema: pa.Schema) -> Any:
     return rows if rows.schema.equals(schema) else rows.cast(schema)
 
 
+with np.errstate(invalid="ignore"):  # signalling NaN
+    _HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+
+
 def as_matrix(vectors: pa.Array) -> NDArray[np.float32]:
     """A FixedSizeList array of n vectors as (n, d) float32."""
     values = vectors.flatten().to_numpy(zero_copy_only=False)
-    rows: NDArray[np.float32] = np.asarray(values, np.float32).reshape(len(vectors), vectors.type.list_size)
-    return rows
+    if values.dtype == np.float16:  # looked up: twice as fast as numpy's own conversion, the same bits
+        rows: NDArray[np.float32] = _HALVES[values.view(np.uint16)]
+    else:
+        rows = np.asarray(values, np.float32)
+    return rows.reshape(len(vectors), vectors.type.list_size)
 
 
 def repeated_keys(keys: pa.Table) -> int:

@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from store.errors import Damaged, IndexMismatch, QueryError, StoreNotFound
-from store.reader import Snapshot
+from store.reader import Snapshot, as_matrix
 from store.schema import TABLE_NAMES, tables
 from store.storage import open_storage
 from tests.store.worlds import CLASSES, TinyWorld, tiny_store
@@ -213,3 +214,13 @@ def test_reading_needs_no_heavy_imports():
         check=True,
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_halves_become_the_floats_that_they_are():
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    whole = pa.FixedSizeListArray.from_arrays(pa.array(bits.view(np.float16)), 16)
+    with np.errstate(invalid="ignore"):
+        wanted = bits.view(np.float16).astype(np.float32).reshape(-1, 16)
+    assert as_matrix(whole).tobytes() == wanted.tobytes()
+    assert as_matrix(whole.slice(3, 7)).tobytes() == wanted[3:10].tobytes()
+    assert as_matrix(whole.slice(0, 0)).shape == (0, 16)
