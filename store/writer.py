@@ -168,7 +168,7 @@ def commit(storage: Storage, manifest: Manifest) -> Manifest:
 
 def _answer_was_lost(storage: Storage, path: str, document: bytes) -> bool:
     """Whether what stands there is this very manifest, in a bucket. A put that arrived although its answer
-    did not is tried again by the client, and then finds itself. (Where a twin wrote the same, nothing is lost.)
+    did not is tried again by the client, and then finds itself. (A twin that wrote the same is as good.)
     """
     return "://" in storage.uri and storage.read(path) == document
 

@@ -8,6 +8,7 @@ import pytest
 
 import store.objects
 from store.errors import Damaged, SnapshotConflict, StorageUnavailable, StoreNotFound
+from store.manifest import manifest_path
 from store.objects import ObjectStorage
 from store.reader import Snapshot
 from store.schema import TABLE_NAMES
@@ -134,14 +135,19 @@ def test_a_few_rows_do_not_download_a_table(bucket, monkeypatch):
     world = TinyWorld(channels=401, images=2_003)
     address = f"{bucket}/large"
     manifest = tiny_store(address, world, shards=2)
-    fetched = []
-    whole = ObjectStorage.read_range
+    fetched, read_whole = [], []
+    ranges, whole = ObjectStorage.read_range, ObjectStorage.read
 
     def counted(self, path, start, length):
         fetched.append(length)
-        return whole(self, path, start, length)
+        return ranges(self, path, start, length)
+
+    def counted_whole(self, path):
+        read_whole.append(path)
+        return whole(self, path)
 
     monkeypatch.setattr(ObjectStorage, "read_range", counted)
+    monkeypatch.setattr(ObjectStorage, "read", counted_whole)
     snapshot = Snapshot.open(address)
     rows = snapshot.rows("images", "uri", [world.uris[5]], ["image_id"])
     assert rows.to_pylist() == [{"image_id": int(world.image_ids[5])}]
@@ -150,6 +156,8 @@ def test_a_few_rows_do_not_download_a_table(bucket, monkeypatch):
     ]
     assert sum(part.bytes for part in manifest.of("activations")) > 1_300_000
     assert 0 < sum(fetched) < 600_000
+    assert len(fetched) < 12
+    assert read_whole == [manifest_path(1)]
 
 
 def test_no_bucket_and_no_server(bucket, server, monkeypatch):
