@@ -87,7 +87,7 @@ def test_texts_are_embedded_once_for_one_encoder_and_bank(folder: Path) -> None:
 
 
 def test_a_bank_that_cannot_be_read_is_refused_with_its_line(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="A template must hold .* exactly once"):
+    with pytest.raises(ConfigError, match="A template must hold"):
         precompute(config(folder, templates=["no place"]))
     (folder / "mine.csv").write_text("text,kind\nwater,scenery\n")
     for act in (plan, precompute):
