@@ -23,6 +23,7 @@ from pipelines.config import ImagesSection
 from pipelines.images import plan_shards
 from pipelines.ledger import Ledger
 from pipelines.partial import Partial, read_partial, write_partial
+from store.manifest import PartRecord
 from store.schema import Dims, tables
 from store.storage import Storage, open_storage
 from store.writer import write_part
@@ -101,7 +102,7 @@ def writing(storage: Storage) -> list[Measure]:
     """Bytes of the two large tables for one image, and seconds of a core to write them."""
     schema = tables(Dims(CHANNELS, DIM, 49))
     ids, pooled, embeddings = np.arange(SHARD), activations(SHARD, 0), unit_vectors(SHARD)
-    made = []
+    made: list[PartRecord] = []
 
     def write() -> None:
         rows = pooled_rows(schema["activations"], ids, pooled)
