@@ -38,6 +38,9 @@ words:
 groups:
   count: 32               # groups of channels that mean alike
 
+index:
+  min_recall: 0.8         # a search index that finds less of the ten nearest than this is not committed
+
 run:
   executor: ray           # ray (cores, GPUs, clusters) | inline (this process; small sets, debugging)
   device: auto            # auto | cpu | cuda
