@@ -127,7 +127,7 @@ def limit(folder: Path, options: argparse.Namespace) -> list[Measure]:
             partial(_each, bench.encoder.encode_images, [[x.for_encoder for x in b] for b in batches])
         )
         whole = seconds(partial(drain, bench, shard))
-        told = plan(settings).images_per_second * whole[0] / len(refs)
+        told = plan(settings).images_per_second * whole[1] / settings.run.cpus_per_worker / len(refs)
         rounds.append((decode, classifier, encoder, whole, told))
         print([np.round(len(refs) / one[0], 2) for one in rounds[-1][:4]], round(told, 3), flush=True)
     parts = [(d + c + e) / w for d, c, e, w, _ in rounds]
@@ -138,7 +138,7 @@ def limit(folder: Path, options: argparse.Namespace) -> list[Measure]:
     return [
         ratios("limit: extraction against the serial limit, clock", [one[0] for one in parts], 0.9),
         ratios("limit: extraction against the serial limit, cores", [one[1] for one in parts], 0.9),
-        ratios("limit: rate that plan predicts, of the rate measured", [r[4] for r in rounds], 1.0),
+        ratios("limit: rate that plan predicts, of the rate measured, cores", [r[4] for r in rounds], 1.0),
         *(
             Measure(
                 f"limit: images a second of a core, {n}", float(np.median(r)), min(r), max(r), None, "higher"

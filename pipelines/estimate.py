@@ -1,7 +1,8 @@
 """What a run would do, before it does it: shards, bytes, what bounds it, and how long it may take.
 
 Times come from a probe of a few images on this machine. Reading and decoding run beside the forward passes,
-so the slower of the two sides sets the pace; where both share cores, the cores' time bounds it too (ours).
+so the slower of the two sides sets the pace; where both share cores, their time does (ours), which a busy
+machine changes least.
 """
 
 import time
@@ -66,9 +67,10 @@ def plan(config: Config) -> PlanSummary:
             device += per_image["channel weights"]
             cores += per_image["channel weights"] * config.run.cpus_per_worker
     feeding = (per_image[READING] + per_image[DECODING]) / thread_count(bench)
-    pace = max(device, feeding)
     if bench.classifier.device.type == "cpu":  # then all of it shares the worker's cores
-        pace = max(pace, cores / config.run.cpus_per_worker)
+        pace = max(cores / config.run.cpus_per_worker, per_image[READING] / thread_count(bench))
+    else:
+        pace = max(device, feeding)
     if feeding > device:
         limit = max((READING, DECODING), key=lambda name: per_image[name])
     else:
