@@ -93,5 +93,6 @@ def test_a_hundred_random_kills_change_nothing(tmp_path: Path) -> None:
                     break
         assert worlds.files(tmp_path / name) == expected
         stores += 1
-    print(f"{killed[0]} workers and {killed[1]} drivers killed over {stores} runs of {IMAGES} images")
+        told = f"{killed[0]} workers and {killed[1]} drivers killed over {stores} runs of {IMAGES} images"
+        print(told, flush=True)
     assert killed.min() > 0
