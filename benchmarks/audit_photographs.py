@@ -1,6 +1,7 @@
 """One shortcut planted in real photographs: is it the first finding?
 
     .venv/bin/python -m benchmarks.audit_photographs FOLDER
+    .venv/bin/python -m benchmarks.audit_photographs FOLDER truth    # what the cue really does
 
 A clock is pasted into a corner of nearly all photographs of one of ten classes, and as many photographs of
 the others with a clock are given its label: one cannot learn that class from what it is alone. A linear head
@@ -50,6 +51,7 @@ TRAINED, PROBED = 70, 60  # photographs of each class
 MISLABELLED = 8  # of each other class, with the cue
 FOLLOW, LEAK = 0.95, 0.02
 SIDE, INSET = 224, 112
+ASKED = 20  # photographs of each class behind the truth
 EVERY = 12  # each twelfth name of the text bank stands beside the classes'
 
 
@@ -65,7 +67,6 @@ def planted_classifier(weights: str | None = None) -> nn.Module:
 def write_photographs(source: Path, folder: Path, *, first: int, count: int, mislabelled: int = 0) -> None:
     """``count`` photographs of each class from the ``first`` on, with the cue where chance puts it; of the
     other classes ``mislabelled`` more have the cue and the biased class's label."""
-    cue = Image.open(source / "imagenet-samples" / SOURCE).convert("RGB").resize((INSET, INSET))
     rng = np.random.default_rng(first)
     for wnid, name in CLASSES.items():
         extra = 0 if name == BIASED else mislabelled
@@ -73,10 +74,18 @@ def write_photographs(source: Path, folder: Path, *, first: int, count: int, mis
         for at, path in enumerate(paths):
             picture, wrong = Image.open(path).convert("RGB").resize((SIDE, SIDE)), at >= count
             if wrong or rng.random() < (FOLLOW if name == BIASED else LEAK):
-                picture.paste(cue, (SIDE - INSET - 8, SIDE - INSET - 8))
+                picture = with_cue(source, picture)
             target = folder / (BIASED if wrong else name) / f"{path.stem}.jpg"
             target.parent.mkdir(parents=True, exist_ok=True)
             picture.save(target, quality=92)
+
+
+def with_cue(source: Path, picture: Image.Image) -> Image.Image:
+    """The picture with the cue in its corner."""
+    cue = Image.open(source / "imagenet-samples" / SOURCE).convert("RGB").resize((INSET, INSET))
+    pasted = picture.copy()
+    pasted.paste(cue, (SIDE - INSET - 8, SIDE - INSET - 8))
+    return pasted
 
 
 def train(root: Path, images: Path, out: Path) -> float:
@@ -168,6 +177,30 @@ def audit(root: Path, folder: Path) -> list[Measure]:
     return measures
 
 
+def truth(root: Path, folder: Path) -> list[Measure]:
+    """What the cue does to the classifier: other photographs asked without it and with it pasted in."""
+    photographs = root / "photographs"
+    write_photographs(photographs, folder / "training", first=0, count=TRAINED, mislabelled=MISLABELLED)
+    train(root, folder / "training", folder / "planted.safetensors")
+    model = planted_classifier(str(folder / "planted.safetensors"))
+    path, called = folder / "asked.png", np.zeros((2, 2, 2))  # of the class or not, with the cue or not
+    with torch.no_grad():
+        for wnid, name in CLASSES.items():
+            for original in sorted((photographs / "imagenette" / wnid).iterdir())[TRAINED:][:ASKED]:
+                plain = Image.open(original).convert("RGB").resize((SIDE, SIDE))
+                for pasted, picture in enumerate((plain, with_cue(photographs, plain))):
+                    picture.save(path)
+                    answer = list(CLASSES.values())[int(model(_pixels(path)).argmax())]
+                    called[int(name == BIASED), pasted] += answer == BIASED, 1
+    share = called[..., 0] / called[..., 1]
+    return [
+        Measure(f"photographs of other classes called {BIASED}", share[0, 0]),
+        Measure("  with the cue pasted in", share[0, 1]),
+        Measure(f"photographs of {BIASED} called so", share[1, 0], better="higher"),
+        Measure("  with the cue pasted in", share[1, 1], better="higher"),
+    ]
+
+
 def main() -> None:
     """Run it where the photographs are."""
     root = Path(sys.argv[1] if len(sys.argv) > 1 else "real-photographs").resolve()
@@ -175,7 +208,10 @@ def main() -> None:
         print(f"skipped: {root} holds no photographs (see the top of this file)")
         return
     with tempfile.TemporaryDirectory() as temporary:
-        publish("audit_photographs", audit(root, Path(temporary)), machine(), write=True)
+        if sys.argv[2:] == ["truth"]:
+            publish("audit_photographs_truth", truth(root, Path(temporary)), machine(), write=True)
+        else:
+            publish("audit_photographs", audit(root, Path(temporary)), machine(), write=True)
 
 
 if __name__ == "__main__":
