@@ -93,9 +93,9 @@ def peak_of_merging(bench: Bench, partials: list[WorkFile]) -> int:
     "count", [pytest.param(150, id="150"), pytest.param(10_000, id="10,000", marks=pytest.mark.slow)]
 )
 def test_memory_of_merging_does_not_grow_with_shards(bench: Bench, count: int) -> None:
-    """Beside the list of files, which has some hundred bytes for each."""
+    """Beside the bundles, which hold some bytes for each."""
     partials = write_partials(bench, count)
     few = peak_of_merging(bench, partials[:80])
     many = peak_of_merging(bench, partials)
-    assert many < 1.1 * few + 600 * count
+    assert many < 1.1 * few + 64 * count
     assert read_partial(bench.store, reduce(bench, partials)).examples.images == 3 * count
