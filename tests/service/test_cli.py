@@ -46,6 +46,7 @@ COMMANDS = {
     "info": "textcam info",
     "sql": "textcam sql",
     "diff": "textcam diff",
+    "compare": "textcam compare",
     "verify": "textcam verify",
     "prune": "textcam prune",
     "doctor": "textcam doctor",
