@@ -153,7 +153,9 @@ def test_otsu_by_hand_and_against_its_twin():
 
 
 def test_of_many_other_texts_an_image_shows_only_those_that_stand_out():
-    """Ten texts that nothing excludes; each image holds two, and all share a component that makes all near."""
+    """Ten texts that nothing excludes; each image holds two, and all share a component that makes all
+    near.
+    """
     rng = np.random.default_rng(2)
     texts = np.linalg.qr(rng.normal(size=(16, 11)))[0].T  # ten meanings and what all share
     shown = np.zeros((300, 10), bool)
