@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,7 @@ def loop(folder: Path, options: argparse.Namespace) -> list[Measure]:
     write_photos(folder / "images", options.photos, options.folder)
     settings = config(folder, BIG)
     bench, shard = Bench(settings), shards_of(settings, options.photos)[0]
-    network, clip = bench.classifier._module, bench.encoder._model
+    network, clip = deepcopy(bench.classifier._module).requires_grad_(True), bench.encoder._model
     cam = GradCAM(model=network, target_layers=[network.get_submodule("layer4")])
     paths = sorted((folder / "images").iterdir())[: max(8, options.photos // 6)]
 
@@ -174,7 +175,7 @@ def loop(folder: Path, options: argparse.Namespace) -> list[Measure]:
         for path in paths:
             image = Image.open(path).convert("RGB")
             pixels = torch.from_numpy(bench.classifier.prepare(image))[None]
-            cam(input_tensor=bench.classifier._preprocess.normalise(pixels))
+            cam(input_tensor=bench.classifier._preprocess.normalise(pixels), targets=None)
             with torch.no_grad():
                 other = torch.from_numpy(bench.encoder.prepare(image))[None]
                 clip.encode_image(bench.encoder._preprocess.normalise(other))
