@@ -41,8 +41,8 @@ PEERS = {
     "ablationcam": AblationCAM,
 }
 SLOW = ("scorecam", "ablationcam")
-# ShapleyCAM refuses a head without curvature, and methods that try each channel a ViT's tokens; these would take
-# too long on the others.
+# ShapleyCAM refuses a head without curvature, and methods that try each channel a ViT's tokens; these would
+# take too long on the others.
 LEFT_OUT = {
     ("shapleycam", "ResNet-18"),
     ("shapleycam", "MobileNetV2"),
