@@ -41,11 +41,12 @@ PEERS = {
     "ablationcam": AblationCAM,
 }
 SLOW = ("scorecam", "ablationcam")
-# ShapleyCAM refuses a head without curvature, and methods that try each channel a ViT's tokens; these would
+# ShapleyCAM refuses a head without curvature, a ViT's tokens too; methods that try each channel would
 # take too long on the others.
 LEFT_OUT = {
     ("shapleycam", "ResNet-18"),
     ("shapleycam", "MobileNetV2"),
+    ("shapleycam", "ViT tiny"),
     *((method, label) for method in SLOW for label in ("MobileNetV2", "ConvNeXt atto", "ViT tiny")),
 }
 
