@@ -122,7 +122,7 @@ def limit(folder: Path, options: argparse.Namespace) -> list[Measure]:
         decode = seconds(partial(_load, bench, refs, loaded))
         batches = [loaded[first : first + size] for first in range(0, len(loaded), size)]
         classifier = seconds(
-            partial(_each, bench.classifier.forward, [[x.for_classifier for x in b] for b in batches])
+            partial(_each, bench.classifier.forward, [[x.for_classifiers[0] for x in b] for b in batches])
         )
         encoder = seconds(
             partial(_each, bench.encoder.encode_images, [[x.for_encoder for x in b] for b in batches])
@@ -150,7 +150,7 @@ def limit(folder: Path, options: argparse.Namespace) -> list[Measure]:
 
 
 def _load(bench: Bench, refs: Sequence[Any], loaded: list[Any]) -> None:
-    loaded.extend(load_image(bench, ref) for ref in refs)
+    loaded.extend(load_image([bench], ref) for ref in refs)
 
 
 def _each(forward: Callable[[Any], Any], batches: Sequence[Any]) -> None:

@@ -4,7 +4,10 @@ import hashlib
 import json
 from collections.abc import Callable
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from numpy.typing import NDArray
+from PIL import Image
 
 from pipelines.config import Config, ImagesSection
 from store.schema import Dims, Table, tables
@@ -56,6 +59,12 @@ class Bench:
             preprocess=section.preprocess,
             device=self.config.run.device,
         )
+
+    @cached_property
+    def blank(self) -> NDArray[Any]:
+        """A black image as the classifier takes it, for one that it cannot have."""
+        height, width = self.classifier.input_size
+        return self.classifier.prepare(Image.new("RGB", (width, height)))
 
     @cached_property
     def sources(self) -> list[tuple[Storage, ImagesSection]]:

@@ -102,7 +102,7 @@ def probe(bench: Bench, listed: ImagePlan) -> tuple[dict[str, float], int, int]:
     spent, clock, failed = dict.fromkeys((*MODELS, "cores"), 0.0), Clock(), 0
     _warm_up(bench)
     cores = time.process_time()
-    for batch in read_batches(bench, Shard(0, rows, "probe"), clock):
+    for batch in read_batches([bench], Shard(0, rows, "probe"), clock):
         failed += len(batch.errors)
         if len(batch):
             with timed(spent, "classifier"):
@@ -115,7 +115,7 @@ def probe(bench: Bench, listed: ImagePlan) -> tuple[dict[str, float], int, int]:
 
 def _classify(bench: Bench, batch: Batch, size: int) -> None:
     for first in range(0, len(batch), size):
-        bench.classifier.forward(stack(batch.for_classifier[first : first + size], size))
+        bench.classifier.forward(stack(batch.for_classifier(first, size), size))
 
 
 def _encode(bench: Bench, batch: Batch, size: int) -> None:

@@ -1,4 +1,4 @@
-"""Extraction: each image is decoded once and goes through both models; a worker writes its shard's parts
+"""Extraction: each image is decoded once and goes through all models; a worker writes its shard's parts
 itself.
 
 What a shard leaves behind: its rows of ``images``, ``errors``, ``embeddings`` and ``activations``, and a
@@ -11,9 +11,10 @@ without that the last bits of an image's numbers would depend on how the data se
 """
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial as bind
 from typing import Any, Self
 
 import numpy as np
@@ -80,64 +81,55 @@ def shard_key(bench: Bench, shard: Shard) -> str:
 
 
 def extract_shard(bench: Bench, shard: Shard) -> Generator[Working, None, ShardRecord]:
-    """Read, decode, classify and encode one shard, and write its parts. A stage for ``execute``.
-
-    Three things go on at once: threads feed, this one runs the models, and one more makes rows and sums.
-    """
-    key, clock = shard_key(bench, shard), Clock()
-    partial = Partial.empty(bench.dims.channels, bench.dims.embedding, bench.config.directions.examples)
-    columns: dict[str, list[pa.Table]] = {"images": [], "errors": [], "embeddings": [], "activations": []}
-    counts = {"images": 0, "errors": 0}
-    collecting: deque[Future[tuple[int, int]]] = deque()
-
-    def settle(most: int) -> None:
-        while len(collecting) > most:
-            good, bad = collecting.popleft().result()
-            counts["images"] += good
-            counts["errors"] += bad
-
-    def collect(batch: Batch, seen: Seen | None) -> tuple[int, int]:
-        with clock.on(WRITING):
-            errors = list(batch.errors)
-            if seen is not None:
-                errors += _collect(bench, batch, seen, shard.index, columns, partial)
-            columns["errors"].append(error_rows(bench.tables["errors"], errors))
-        return len(batch) + len(batch.errors) - len(errors), len(errors)
-
-    with ThreadPoolExecutor(1, "collect") as collector:
-        for batch in read_batches(bench, shard, clock):
-            with clock.on(DEVICE):
-                seen = see(bench, batch) if len(batch) else None
-            settle(AHEAD - 1)
-            collecting.append(collector.submit(collect, batch, seen))
-            yield Working(**counts, seconds=dict(clock.seconds), halved=bench.halved)
-        settle(0)
-    with clock.on(WRITING):
-        record = _write(bench, shard, key, columns, partial)
-    yield Working(record.images, record.errors, dict(clock.seconds), bench.halved)
+    """Read, decode, classify and encode one shard, and write its parts. A stage for ``execute``."""
+    (record,) = yield from extract_for([bench], shard)
     return record
 
 
-def _write(
-    bench: Bench, shard: Shard, key: str, columns: dict[str, list[pa.Table]], partial: Partial
-) -> ShardRecord:
-    """The shard's parts and its partial."""
-    name = f"{shard.index:06d}-{key[:12]}"
-    parts, counts = [], {}
-    for table_name, pieces in columns.items():
-        table = bench.tables[table_name]
-        rows = pa.concat_tables(pieces) if pieces else table.schema.empty_table()
-        counts[table_name] = rows.num_rows
-        if rows.num_rows:
-            rows = rows.sort_by([(one, "ascending") for one in table.key]).combine_chunks()
-            parts.append(write_part(bench.store, table, rows, name))
-    written = write_partial(bench.store, f"work/partials/{name}.safetensors", partial)
-    return ShardRecord(shard.index, key, counts["images"], counts["errors"], tuple(parts), written)
+def extract_for(benches: Sequence[Bench], shard: Shard) -> Generator[Working, None, list[ShardRecord]]:
+    """The same for several classifiers over one decode: one record each, as if each had been alone.
+
+    Three things go on at once: threads feed, this one runs the models, and one more makes rows and sums.
+    """
+    clock = Clock()
+    harvests = [Harvest(bench, shard) for bench in benches]
+    collecting: deque[Future[None]] = deque()
+
+    def settle(most: int) -> None:
+        while len(collecting) > most:
+            collecting.popleft().result()
+
+    def collect(batch: Batch, seen: Sequence[Seen]) -> None:
+        with clock.on(WRITING):
+            for number, harvest in enumerate(harvests):
+                harvest.take(batch, seen[number] if seen else None, batch.refused.get(number, {}))
+
+    def working() -> Working:
+        halved = [bench.halved for bench in benches if bench.halved is not None]
+        return Working(
+            min(one.images for one in harvests),
+            max(one.errors for one in harvests),
+            dict(clock.seconds),
+            min(halved, default=None),
+        )
+
+    with ThreadPoolExecutor(1, "collect") as collector:
+        for batch in read_batches(benches, shard, clock):
+            with clock.on(DEVICE):
+                seen = see(benches, batch) if len(batch) else []
+            settle(AHEAD - 1)
+            collecting.append(collector.submit(collect, batch, seen))
+            yield working()
+        settle(0)
+    with clock.on(WRITING):
+        records = [harvest.write() for harvest in harvests]
+    yield working()
+    return records
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What both models make of B images: pooled (B, K), logits (B, C), embeddings (B, D), and, for a head
+    """What the models make of B images: pooled (B, K), logits (B, C), embeddings (B, D), and, for a head
     that is not linear, channel weights (B, K)."""
 
     pooled: Floats
@@ -146,26 +138,36 @@ class Seen:
     weights: Floats | None
 
 
-def see(bench: Bench, batch: Batch) -> Seen:
-    """Both models over one batch, a few images at a time where memory is short."""
+def see(benches: Sequence[Bench], batch: Batch) -> list[Seen]:
+    """All models over one batch, a few images at a time where memory is short; once for each classifier."""
+    (embeddings,) = _passes(benches[0], batch, bind(_encode, benches[0], batch))
+    assert embeddings is not None
+    made = []
+    for number, bench in enumerate(benches):
+        pooled, logits, weights = _passes(bench, batch, bind(_classify, bench, batch, number))
+        assert pooled is not None
+        assert logits is not None
+        made.append(Seen(pooled, logits, embeddings, weights))
+    return made
+
+
+def _passes(
+    bench: Bench, batch: Batch, forward: Callable[[int, int], tuple[Floats | None, ...]]
+) -> list[Floats | None]:
+    """``forward(first image, images)`` over the batch, its outputs put together."""
 
     def passes(size: int) -> list[tuple[Floats | None, ...]]:
-        firsts = range(0, len(batch), size)
-        return [(*_classify(bench, batch, one, size), _encode(bench, batch, one, size)) for one in firsts]
+        return [forward(first, size) for first in range(0, len(batch), size)]
 
-    pooled, logits, weights, embeddings = (
-        None if column[0] is None else np.concatenate(column)[: len(batch)]
-        for column in zip(*bench.with_room(passes), strict=True)
-    )
-    assert pooled is not None
-    assert logits is not None
-    assert embeddings is not None
-    return Seen(pooled, logits, embeddings, weights)
+    columns = zip(*bench.with_room(passes), strict=True)
+    return [None if one[0] is None else np.concatenate(one)[: len(batch)] for one in columns]
 
 
-def _classify(bench: Bench, batch: Batch, first: int, size: int) -> tuple[Floats, Floats, Floats | None]:
+def _classify(
+    bench: Bench, batch: Batch, number: int, first: int, size: int
+) -> tuple[Floats, Floats, Floats | None]:
     """Pooled activations, logits and, if each image has its own, channel weights of ``size`` images."""
-    pixels = stack(batch.for_classifier[first : first + size], size)
+    pixels = stack(batch.for_classifier(first, size, number), size)
     if bench.classifier.head is None:
         seen, weights = bench.classifier.forward_cam(pixels, method=bench.config.cam.method)
         return seen.pooled, seen.logits, weights
@@ -173,58 +175,86 @@ def _classify(bench: Bench, batch: Batch, first: int, size: int) -> tuple[Floats
     return seen.pooled, seen.logits, None
 
 
-def _encode(bench: Bench, batch: Batch, first: int, size: int) -> Floats:
+def _encode(bench: Bench, batch: Batch, first: int, size: int) -> tuple[Floats]:
     """Embeddings of ``size`` images."""
-    return bench.encoder.encode_images(stack(batch.for_encoder[first : first + size], size))
+    return (bench.encoder.encode_images(stack(batch.for_encoder[first : first + size], size)),)
 
 
-def _collect(
-    bench: Bench,
-    batch: Batch,
-    seen: Seen,
-    shard: int,
-    columns: dict[str, list[pa.Table]],
-    partial: Partial,
-) -> list[tuple[str, str, str]]:
-    """Append rows and sums of a batch; returns the images whose numbers are not finite."""
-    finite = np.logical_and.reduce(
-        [np.isfinite(one).all(1) for one in (seen.pooled, seen.logits, seen.embeddings)]
-    )
-    bad = [
-        (batch.refs[row].uri, "forward", "A model's output is not finite.") for row in np.flatnonzero(~finite)
-    ]
-    keep = np.flatnonzero(finite)
-    if keep.size == 0:
-        return bad
-    refs = [batch.refs[row] for row in keep]
-    ids = np.array([ref.image_id for ref in refs], np.int64)
-    pooled, logits = seen.pooled[keep], seen.logits[keep]
-    labels = [bench.labels.get(ref.label) if ref.label is not None else None for ref in refs]
-    columns["images"].append(
-        image_rows(
-            bench.tables["images"],
-            image_ids=ids,
-            uris=[ref.uri for ref in refs],
-            hashes=[batch.hashes[row] for row in keep],
-            sizes=[batch.sizes[row] for row in keep],
-            labels=labels,
-            predictions=logits.argmax(1),
-            confidences=_softmax(logits).max(1),
-            shard=shard,
+class Harvest:
+    """What one classifier's store gets of a shard, as its batches come."""
+
+    def __init__(self, bench: Bench, shard: Shard) -> None:
+        self.bench, self.shard = bench, shard
+        self.images, self.errors = 0, 0
+        dims, examples = bench.dims, bench.config.directions.examples
+        self._partial = Partial.empty(dims.channels, dims.embedding, examples)
+        self._columns: dict[str, list[pa.Table]] = {
+            name: [] for name in ("images", "errors", "embeddings", "activations")
+        }
+
+    def take(self, batch: Batch, seen: Seen | None, refused: Mapping[int, str]) -> None:
+        """Add the rows and sums of a batch; images that cannot be used become errors."""
+        errors = list(batch.errors)
+        errors += [(batch.refs[row].uri, "prepare", reason) for row, reason in refused.items()]
+        if seen is not None:
+            usable = np.ones(len(batch), bool)
+            usable[list(refused)] = False
+            finite = np.logical_and.reduce(
+                [np.isfinite(one).all(1) for one in (seen.pooled, seen.logits, seen.embeddings)]
+            )
+            for row in np.flatnonzero(usable & ~finite):
+                errors.append((batch.refs[row].uri, "forward", "A model's output is not finite."))
+            self._keep(batch, seen, np.flatnonzero(usable & finite))
+        self._columns["errors"].append(error_rows(self.bench.tables["errors"], errors))
+        self.errors += len(errors)
+        self.images += len(batch) + len(batch.errors) - len(errors)
+
+    def _keep(self, batch: Batch, seen: Seen, keep: NDArray[np.int64]) -> None:
+        """Append the rows and sums of the images that can be used."""
+        if keep.size == 0:
+            return
+        bench, tables, columns = self.bench, self.bench.tables, self._columns
+        refs = [batch.refs[row] for row in keep]
+        ids = np.array([ref.image_id for ref in refs], np.int64)
+        pooled, logits = seen.pooled[keep], seen.logits[keep]
+        columns["images"].append(
+            image_rows(
+                tables["images"],
+                image_ids=ids,
+                uris=[ref.uri for ref in refs],
+                hashes=[batch.hashes[row] for row in keep],
+                sizes=[batch.sizes[row] for row in keep],
+                labels=[bench.labels.get(ref.label) if ref.label is not None else None for ref in refs],
+                predictions=logits.argmax(1),
+                confidences=_softmax(logits).max(1),
+                shard=self.shard.index,
+            )
         )
-    )
-    half_embeddings = seen.embeddings[keep].astype(np.float16)
-    half_pooled = np.clip(pooled, -65504, 65504).astype(np.float16)
-    columns["embeddings"].append(embedding_rows(bench.tables["embeddings"], ids, half_embeddings))
-    columns["activations"].append(pooled_rows(bench.tables["activations"], ids, half_pooled))
-    partial.update(
-        ids,
-        pooled.astype(np.float32),
-        half_pooled,
-        half_embeddings,
-        None if seen.weights is None else seen.weights[keep].astype(np.float16),
-    )
-    return bad
+        half_embeddings = seen.embeddings[keep].astype(np.float16)
+        half_pooled = np.clip(pooled, -65504, 65504).astype(np.float16)
+        columns["embeddings"].append(embedding_rows(tables["embeddings"], ids, half_embeddings))
+        columns["activations"].append(pooled_rows(tables["activations"], ids, half_pooled))
+        self._partial.update(
+            ids,
+            pooled.astype(np.float32),
+            half_pooled,
+            half_embeddings,
+            None if seen.weights is None else seen.weights[keep].astype(np.float16),
+        )
+
+    def write(self) -> ShardRecord:
+        """The shard's parts and its partial."""
+        bench, key = self.bench, shard_key(self.bench, self.shard)
+        name = f"{self.shard.index:06d}-{key[:12]}"
+        parts = []
+        for table_name, pieces in self._columns.items():
+            table = bench.tables[table_name]
+            rows = pa.concat_tables(pieces) if pieces else table.schema.empty_table()
+            if rows.num_rows:
+                rows = rows.sort_by([(one, "ascending") for one in table.key]).combine_chunks()
+                parts.append(write_part(bench.store, table, rows, name))
+        written = write_partial(bench.store, f"work/partials/{name}.safetensors", self._partial)
+        return ShardRecord(self.shard.index, key, self.images, self.errors, tuple(parts), written)
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,13 +1,13 @@
 """The feed: images are read, decoded and prepared by threads while the models work on those before them.
 
-Each image is decoded once, for both models. Up to two batches are made ahead, so memory does not grow with
-the set; they leave in the order of the plan, whoever was ready first.
+Each image is decoded once, for all models; several classifiers may share it. Up to two batches are made
+ahead, so memory does not grow with the set; they leave in the order of the plan, whoever was ready first.
 """
 
 import hashlib
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from pipelines.bench import Bench
 from pipelines.images import ImageRef, Shard, read_image
@@ -25,18 +26,22 @@ from textcam.decode import decode
 
 AHEAD = 2  # batches
 WAITS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # seconds between attempts at storage that is away
+# A transform of the user's own, or a resize of a 1 x 10000 image: still one image's trouble only.
+PREPARE_ERRORS = (ImageError, ValueError, ZeroDivisionError, OSError, RuntimeError)
 PROBES = 3  # other images that are tried, to tell a storage that is away from a file that is broken
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """One image, ready for both models."""
+    """One image, ready for each classifier and the encoder. ``refused``: for which classifiers it could not
+    be prepared, by number, and why; they get a blank one."""
 
     ref: ImageRef
     size: tuple[int, int]
     sha256: str
-    for_classifier: NDArray[Any]
+    for_classifiers: tuple[NDArray[Any], ...]
     for_encoder: NDArray[Any]
+    refused: Mapping[int, str]
 
 
 @dataclass(frozen=True)
@@ -51,13 +56,17 @@ class Unusable:
 
 @dataclass
 class Batch:
-    """Images that go through the models together, and those that could not be had."""
+    """Images that go through the models together, and those that could not be had.
+
+    ``refused``: rows that a classifier cannot have, by its number, each with its row and the reason.
+    """
 
     refs: list[ImageRef] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     hashes: list[str] = field(default_factory=list)
-    for_classifier: list[NDArray[Any]] = field(default_factory=list)
+    for_classifiers: list[tuple[NDArray[Any], ...]] = field(default_factory=list)
     for_encoder: list[NDArray[Any]] = field(default_factory=list)
+    refused: dict[int, dict[int, str]] = field(default_factory=dict)
     errors: list[tuple[str, str, str]] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -68,35 +77,67 @@ class Batch:
         if isinstance(image, Unusable):
             self.errors.append((image.ref.uri, image.stage, image.reason))
             return
+        for number, reason in image.refused.items():
+            self.refused.setdefault(number, {})[len(self)] = reason
         self.refs.append(image.ref)
         self.sizes.append(image.size)
         self.hashes.append(image.sha256)
-        self.for_classifier.append(image.for_classifier)
+        self.for_classifiers.append(image.for_classifiers)
         self.for_encoder.append(image.for_encoder)
 
+    def for_classifier(self, first: int = 0, size: int | None = None, number: int = 0) -> list[NDArray[Any]]:
+        """The pixels of ``size`` images (default: all) for one classifier."""
+        return [one[number] for one in self.for_classifiers[first : None if size is None else first + size]]
 
-def load_image(bench: Bench, ref: ImageRef, clock: Clock | None = None) -> Loaded | Unusable:
-    """Read, decode and prepare one image, or say why that was not possible."""
-    run, stage, clock = bench.config.run, "read", clock or Clock()
+
+def load_image(benches: Sequence[Bench], ref: ImageRef, clock: Clock | None = None) -> Loaded | Unusable:
+    """Read, decode and prepare one image, or say why that was not possible.
+
+    The benches differ in their classifiers only. What one classifier's preparation refuses, it alone misses.
+    """
+    run, stage, clock = benches[0].config.run, "read", clock or Clock()
     try:
         with clock.on(READING):
-            storage, section = bench.sources[ref.source]
+            storage, section = benches[0].sources[ref.source]
             data = read_image(storage, ref, bytes_column=section.bytes_column, max_bytes=run.max_bytes)
             sha256 = hashlib.sha256(data).hexdigest()
         with clock.on(DECODING):
             stage = "decode"
             image = decode(data, max_pixels=run.max_pixels, where=ref.uri)
             stage = "prepare"
-            return Loaded(
-                ref, image.size, sha256, bench.classifier.prepare(image), bench.encoder.prepare(image)
-            )
+            prepared, refused = _prepare(benches, image)
+            return Loaded(ref, image.size, sha256, prepared, benches[0].encoder.prepare(image), refused)
     except StorageUnavailable as error:
         return Unusable(ref, stage, f"The file cannot be read: {error.what}", away=True)
-    except ImageError as error:
-        return Unusable(ref, stage, error.what)
-    except (ValueError, ZeroDivisionError, OSError, RuntimeError) as error:
-        # A transform of the user's own, or a resize of a 1 x 10000 image: still one image's trouble only.
-        return Unusable(ref, stage, f"{type(error).__name__}: {error}")
+    except PREPARE_ERRORS as error:
+        return Unusable(ref, stage, _named(error))
+
+
+def _prepare(
+    benches: Sequence[Bench], image: Image.Image
+) -> tuple[tuple[NDArray[Any], ...], Mapping[int, str]]:
+    """The image for each classifier, once for all that prepare alike, and whom it could not be prepared for.
+
+    Raises what the only classifier's own preparation raises.
+    """
+    made: dict[str, NDArray[Any]] = {}
+    refused: dict[int, str] = {}
+    for number, bench in enumerate(benches):
+        way = bench.classifier.preparation
+        if way in made:
+            continue
+        try:
+            made[way] = bench.classifier.prepare(image)
+        except PREPARE_ERRORS as error:
+            if len(benches) == 1:
+                raise
+            refused[number] = _named(error)
+    pixels = [made.get(bench.classifier.preparation, bench.blank) for bench in benches]
+    return tuple(pixels), refused
+
+
+def _named(error: Exception) -> str:
+    return error.what if isinstance(error, ImageError) else f"{type(error).__name__}: {error}"
 
 
 def add_image(bench: Bench, ref: ImageRef, batch: Batch, others: Sequence[ImageRef]) -> None:
@@ -104,9 +145,9 @@ def add_image(bench: Bench, ref: ImageRef, batch: Batch, others: Sequence[ImageR
 
     Raises StorageUnavailable as ``read_batches`` does.
     """
-    image = load_image(bench, ref)
+    image = load_image([bench], ref)
     if isinstance(image, Unusable) and image.away:
-        image = _patiently(bench, image, others, Clock())
+        image = _patiently([bench], image, others, Clock())
     batch.add(image)
 
 
@@ -119,24 +160,26 @@ def thread_count(bench: Bench) -> int:
     return max(1, int(run.cpus_per_worker)) + (CONCURRENT if remote else 0)
 
 
-def read_batches(bench: Bench, shard: Shard, clock: Clock) -> Iterator[Batch]:
+def read_batches(benches: Sequence[Bench], shard: Shard, clock: Clock) -> Iterator[Batch]:
     """The shard's images in order, in batches of ``run.batch_size``, made ahead by threads."""
-    size = bench.config.run.batch_size
-    bench.classifier, bench.encoder, bench.sources  # noqa: B018 (opened here, once, not by every thread)
+    size = benches[0].config.run.batch_size
+    for bench in benches:
+        _ = bench.classifier, bench.blank  # opened here, once, not by every thread
+    _ = benches[0].encoder, benches[0].sources
     refs = shard.refs()
     ahead: deque[Future[Loaded | Unusable]] = deque()
     batch = Batch()
-    pool = ThreadPoolExecutor(thread_count(bench), "feed")
+    pool = ThreadPoolExecutor(thread_count(benches[0]), "feed")
     try:
-        ahead.extend(pool.submit(load_image, bench, ref, clock) for ref in islice(refs, AHEAD * size))
+        ahead.extend(pool.submit(load_image, benches, ref, clock) for ref in islice(refs, AHEAD * size))
         while ahead:
             with clock.on(WAITING):
                 image = ahead.popleft().result()
                 if isinstance(image, Unusable) and image.away:
                     others = [one.result().ref for one in ahead if one.done()]
-                    image = _patiently(bench, image, others, clock)
+                    image = _patiently(benches, image, others, clock)
             batch.add(image)
-            ahead.extend(pool.submit(load_image, bench, ref, clock) for ref in islice(refs, 1))
+            ahead.extend(pool.submit(load_image, benches, ref, clock) for ref in islice(refs, 1))
             if len(batch) == size:
                 yield batch
                 batch = Batch()
@@ -146,7 +189,9 @@ def read_batches(bench: Bench, shard: Shard, clock: Clock) -> Iterator[Batch]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _patiently(bench: Bench, image: Unusable, others: Sequence[ImageRef], clock: Clock) -> Loaded | Unusable:
+def _patiently(
+    benches: Sequence[Bench], image: Unusable, others: Sequence[ImageRef], clock: Clock
+) -> Loaded | Unusable:
     """The image, once its storage answers again; the image is at fault if it alone cannot be read.
 
     Raises StorageUnavailable if the storage stays away for the sum of ``WAITS``: then nothing of the shard
@@ -155,11 +200,11 @@ def _patiently(bench: Bench, image: Unusable, others: Sequence[ImageRef], clock:
     answered = 0
     for wait in WAITS:
         time.sleep(wait)
-        again = load_image(bench, image.ref, clock)
+        again = load_image(benches, image.ref, clock)
         if isinstance(again, Loaded) or not again.away:
             return again
         probes = islice((one for one in others if one != image.ref), PROBES)
-        answered += any(isinstance(load_image(bench, one), Loaded) for one in probes)
+        answered += any(isinstance(load_image(benches, one), Loaded) for one in probes)
         if answered == 2:
             return again
     raise StorageUnavailable("The images' storage does not answer.", where=image.ref.uri, fix=image.reason)

@@ -96,7 +96,7 @@ def _draw_maps(bench: Bench, item: MapItem, size: int) -> PartRecord | None:
             continue
         ids = [ref.image_id for ref in batch.refs]
         class_ids = np.array([item.class_ids[one] for one in ids])
-        pixels = stack(batch.for_classifier, size)
+        pixels = stack(batch.for_classifier(), size)
         padded = np.concatenate([class_ids, np.zeros(len(pixels) - len(ids), class_ids.dtype)])
         seen, weights = bench.classifier.forward_cam(pixels, padded, bench.config.cam.method, maps=True)
         assert seen.maps is not None

@@ -180,7 +180,7 @@ def _region_vectors(bench: Bench, item: RegionItem, size: int) -> RegionVectors:
         if not at:
             continue
         seen[at] = True
-        maps = bench.classifier.maps(stack(batch.for_classifier, size))
+        maps = bench.classifier.maps(stack(batch.for_classifier(), size))
         dense = bench.encoder.dense(stack(batch.for_encoder, size))
         for place, row in enumerate(at):
             mine = np.flatnonzero(item.pairs[:, 0] == row)
