@@ -2,19 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.config import Config, ImagesSection
+from pipelines.config import Config, ImagesSection, ModelName, RunSection
 from store.schema import Dims, Table, tables
 from store.storage import Storage, open_storage
 from textcam.classifier import TorchClassifier, load_classifier
 from textcam.decode import DECODER
-from textcam.device import number_format, use_threads, with_room
+from textcam.device import use_threads, with_room
 from textcam.encoder import ClipEncoder, load_encoder
 from textcam.source_images import root_of
 
@@ -37,7 +37,7 @@ class Bench:
         """The classifier to explain."""
         section = self.config.classifier
         self._use_threads()
-        return load_classifier(
+        loaded = load_classifier(
             section.model,
             weights=section.weights,
             layer=section.layer,
@@ -46,19 +46,36 @@ class Bench:
             preprocess=section.preprocess,
             device=self.config.run.device,
         )
+        self._set_up(loaded, "classifier")
+        return loaded
 
     @cached_property
     def encoder(self) -> ClipEncoder:
         """The CLIP model that gives images and texts one space."""
         section = self.config.encoder
         self._use_threads()
-        return load_encoder(
+        loaded = load_encoder(
             section.model,
             weights=section.weights,
             options=dict(section.options),
             preprocess=section.preprocess,
             device=self.config.run.device,
         )
+        self._set_up(loaded, "encoder")
+        return loaded
+
+    def _set_up(self, model: TorchClassifier | ClipEncoder, name: ModelName) -> None:
+        """In the run's number format (float32 until one is decided), compiled where the run wants it."""
+        wanted = self.config.run.format_of(name)
+        model.number_format = "float32" if wanted == "auto" else wanted
+        if self.config.run.compile:
+            model.compile()
+
+    def use_formats(self, formats: Mapping[ModelName, str]) -> None:
+        """Go on with the number formats that were decided."""
+        told = {**self.config.run.model_dump(), "number_format": dict(formats)}
+        self.config = self.config.model_copy(update={"run": RunSection.model_validate(told)})
+        self.classifier.number_format, self.encoder.number_format = formats["classifier"], formats["encoder"]
 
     @cached_property
     def blank(self) -> NDArray[Any]:
@@ -88,16 +105,11 @@ class Bench:
         use_threads(max(1, int(self.config.run.cpus_per_worker)))
 
     def with_room(self, work: Callable[[int], T]) -> T:
-        """``work(images at a time)`` in the run's number format, with half as many where memory runs out.
+        """``work(images at a time)``, with half as many where memory runs out.
 
         What there was room for is remembered.
         """
-
-        def formatted(size: int) -> T:
-            with number_format(self.config.run.number_format, self.config.run.device):
-                return work(size)
-
-        made, self._room = with_room(self._room, formatted)
+        made, self._room = with_room(self._room, work)
         return made
 
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from store.errors import ConfigError
 from textcam.decode import MAX_PIXELS
@@ -128,13 +128,26 @@ class IndexSection(Section):
     min_recall: float = Field(default=0.8, ge=0, le=1)
 
 
-SHAPING = ("batch_size", "number_format")  # what of a run changes its numbers; a store remembers it
+ModelName = Literal["classifier", "encoder"]
+
+
+class NumberFormats(Section):
+    """The number format of each model."""
+
+    classifier: Literal["float32", "bfloat16", "auto"] = "float32"
+    encoder: Literal["float32", "bfloat16", "auto"] = "float32"
+
+
+# What of a run changes its numbers; a store remembers it.
+SHAPING = ("batch_size", "number_format", "compile")
 
 
 class RunSection(Section):
     """How the work is spread. Changing any of this changes no result, but for ``batch_size`` (kernels may
-    round the last bits in another way) and ``number_format``.
+    round the last bits in another way), ``number_format`` and ``compile``.
 
+    ``number_format``: one for both models or one each; ``auto`` is decided when a run begins, and kept by the
+    store (see ``pipelines.formats``). ``compile``: the models' forward passes by torch.compile.
     ``feed_threads``: threads that read and decode for one worker; by default one a core, and 16 more where
     images lie in object storage. ``silence``: seconds after which a worker that has not been heard of is
     replaced. ``events``: a file to which everything that happens is added, as JSON lines.
@@ -148,7 +161,8 @@ class RunSection(Section):
     device: str = "auto"
     shard_size: int = Field(default=4096, ge=1)
     batch_size: int = Field(default=64, ge=1)
-    number_format: Literal["float32", "bfloat16"] = "float32"
+    number_format: Literal["float32", "bfloat16", "auto"] | NumberFormats = "float32"
+    compile: bool = False
     feed_threads: int | None = Field(default=None, ge=1)
     silence: float = Field(default=1800, gt=0)
     events: str | None = None
@@ -156,6 +170,24 @@ class RunSection(Section):
     max_attempts: int = Field(default=3, ge=1)
     max_pixels: int = Field(default=MAX_PIXELS, ge=1)
     max_bytes: int = Field(default=200_000_000, ge=1)
+
+    @field_validator("number_format")
+    @classmethod
+    def _one_way_to_say_it(cls, value: str | NumberFormats) -> str | NumberFormats:
+        if isinstance(value, NumberFormats) and value.classifier == value.encoder:
+            return value.classifier
+        return value
+
+    def format_of(self, model: ModelName) -> str:
+        """The number format of one model."""
+        both = self.number_format
+        return both if isinstance(both, str) else str(getattr(both, model))
+
+    def shaping(self) -> list[Any]:
+        """What changes the numbers of a shard, as plain JSON. An option that is off adds nothing, so that
+        work done before there was such an option still counts."""
+        plain = self.model_dump(mode="json")
+        return [plain["batch_size"], plain["number_format"], *(["compile"] if self.compile else [])]
 
 
 class Config(Section):
@@ -225,7 +257,7 @@ def make_config(raw: object, *, base: str | Path = ".", where: str = "configurat
 
 
 # Where a value may be of several types, pydantic names the type that it tried as a part of the place.
-_NO_KEYS = ("literal[", "function-", "constrained-", "float", "str", "list[")
+_NO_KEYS = ("literal[", "function-", "constrained-", "float", "str", "list[", "NumberFormats")
 
 
 def _explain(problem: Any) -> str:

@@ -75,8 +75,7 @@ def shard_key(bench: Bench, shard: Shard) -> str:
         labels,
         config.directions.examples,
         config.cam.method,
-        config.run.batch_size,
-        config.run.number_format,
+        *config.run.shaping(),
     )
 
 

@@ -7,7 +7,7 @@ other (evaluation mode).
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,7 +23,8 @@ from store.errors import ModelError
 from textcam.arrays import Floats
 from textcam.cam_methods import METHODS, CamMethod, head_rows
 from textcam.class_names import class_names_of
-from textcam.device import choose_device
+from textcam.compiled import compiled
+from textcam.device import choose_device, number_format
 from textcam.frozen_norms import frozen_norms
 from textcam.layers import TargetLayer, captured, find_target
 from textcam.linear_head import logits_of
@@ -31,6 +32,8 @@ from textcam.networks import build_network
 from textcam.perturbation import ablation_drops, score_increases
 from textcam.preprocess import Preprocess
 from textcam.weights import hash_state
+
+_Pass = tuple[torch.Tensor, torch.Tensor]  # logits (B, C) and the target layer's output
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class TorchClassifier:
     shorter side that it sees, ``class_names`` has length C. ``head`` is
     given where the logits are linear in the pooled activations. ``fingerprint`` (SHA-256, hex) covers
     weights, layer and preprocessing; classifiers of the same ``preparation`` prepare images alike.
+    ``number_format`` is that of all passes (see ``device.number_format``), and may be set.
     """
 
     def __init__(
@@ -85,6 +89,29 @@ class TorchClassifier:
         self._module = module.to(self.device).to(memory_format=torch.channels_last)
         self._preprocess, self._layout = preprocess, target.layout
         self.preparation = preprocess.description
+        self.number_format = "float32"
+        self._pass: Callable[[torch.Tensor], _Pass] = self._plain_pass
+
+    def compile(self) -> None:
+        """Let ``forward`` run as compiled kernels (see ``compiled``)."""
+        kept: list[torch.Tensor] = []
+
+        def keep(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+            if torch.compiler.is_compiling():  # at other times others look at the layer, in their own way
+                kept.append(output)
+
+        def both(inputs: torch.Tensor) -> _Pass:
+            kept.clear()
+            logits = logits_of(self._module(inputs))
+            return logits, kept.pop()
+
+        self._module.get_submodule(self.layer).register_forward_hook(keep)
+        self._pass = compiled(both)
+
+    def _plain_pass(self, inputs: torch.Tensor) -> _Pass:
+        with captured(self._module, self.layer) as outputs:
+            logits = logits_of(self._module(inputs))
+        return logits, outputs[-1]
 
     def prepare(self, image: Image.Image) -> NDArray[Any]:
         """Pixels (3, H, W) of a PIL image.
@@ -95,9 +122,9 @@ class TorchClassifier:
 
     def forward(self, pixels: NDArray[Any], maps: bool = False) -> ClassifierOutput:
         """Pooled activations, logits and, if asked for, maps of pixels (B, 3, H, W) from ``prepare``."""
-        with torch.inference_mode(), captured(self._module, self.layer) as outputs:
-            logits = logits_of(self._module(self._inputs(pixels)))
-            output = outputs[-1].to(torch.float32)
+        with torch.inference_mode(), number_format(self.number_format, self.device):
+            logits, output = self._pass(self._inputs(pixels))
+            output = output.to(torch.float32)
             pooled = self._layout.pool(output)
             shaped = _array(self._layout.to_maps(output)) if maps else None
         return ClassifierOutput(_array(pooled), _array(logits), shaped)
@@ -175,6 +202,7 @@ class TorchClassifier:
         try:
             with (
                 torch.enable_grad(),
+                number_format(self.number_format, self.device),
                 frozen_norms(self._module) if frozen else nullcontext(),
                 # The fast kernels of attention have no second derivative.
                 sdpa_kernel(SDPBackend.MATH) if curvature else nullcontext(),
@@ -212,7 +240,7 @@ class TorchClassifier:
     ) -> Floats:
         """How a logit changes with each channel (B, K), by passes through the network."""
         assert output.maps is not None
-        with torch.inference_mode():
+        with torch.inference_mode(), number_format(self.number_format, self.device):
             inputs, ids = self._inputs(pixels), torch.from_numpy(class_ids)
             if method.source == "masking":
                 maps = torch.from_numpy(output.maps).to(self.device)

@@ -5,7 +5,7 @@ texts of a query go through the same weights and the same tokenizer, or are refu
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ from torch import nn
 from store.errors import ModelError
 from textcam.arrays import Floats
 from textcam.clip_models import ClipParts, build_clip
+from textcam.compiled import compiled
 from textcam.dense import dense_path
-from textcam.device import choose_device
+from textcam.device import choose_device, number_format
 from textcam.weights import hash_state
 
 TEXT_BATCH = 256
@@ -31,7 +32,8 @@ class ClipEncoder:
 
     ``context_length`` counts the tokens that a text may have with its start and end; ``input_size`` is (H,
     W); ``has_dense`` tells whether ``dense`` works. ``fingerprint`` (SHA-256, hex) covers weights,
-    preprocessing and tokenizer.
+    preprocessing and tokenizer. ``number_format`` is that of passes over images (see
+    ``device.number_format``), and may be set; texts are always float32, so that queries have the same.
     """
 
     def __init__(self, name: str, parts: ClipParts, device: str = "cpu") -> None:
@@ -50,6 +52,12 @@ class ClipEncoder:
         visual = getattr(parts.model, "visual", None)
         self._dense = dense_path(visual, self.input_size) if isinstance(visual, nn.Module) else None
         self.has_dense = self._dense is not None
+        self.number_format = "float32"
+        self._image_pass: Callable[[torch.Tensor], Any] = self._model.encode_image
+
+    def compile(self) -> None:
+        """Let ``encode_images`` run as compiled kernels (see ``compiled``)."""
+        self._image_pass = compiled(self._model.encode_image)
 
     def prepare(self, image: Image.Image) -> NDArray[Any]:
         """Pixels (3, H, W) of a PIL image: uint8, or float32 where a user's transform cannot be cut."""
@@ -57,8 +65,8 @@ class ClipEncoder:
 
     def encode_images(self, pixels: NDArray[Any]) -> Floats:
         """Unit embeddings (B, D) of pixels (B, 3, H, W) as ``prepare`` gives them."""
-        with torch.inference_mode():
-            return _unit_array(self._embedding(self._model.encode_image(self._inputs(pixels))))
+        with torch.inference_mode(), number_format(self.number_format, self.device):
+            return _unit_array(self._embedding(self._image_pass(self._inputs(pixels))))
 
     def encode_texts(self, texts: Sequence[str]) -> Floats:
         """Unit embeddings (T, D). Texts longer than ``context_length`` tokens are cut by the tokenizer."""
@@ -80,7 +88,7 @@ class ClipEncoder:
                 where=self.name,
                 fix="use an open_clip ViT, ResNet or timm tower, or embed crops of the image instead",
             )
-        with torch.inference_mode():
+        with torch.inference_mode(), number_format(self.number_format, self.device):
             return _unit_array(self._dense(self._inputs(pixels)))
 
     def token_count(self, text: str) -> int:
