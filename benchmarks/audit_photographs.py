@@ -30,7 +30,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from benchmarks.measure import Measure, machine, publish
-from pipelines.config import make_config
+from pipelines.config_file import make_config
 from pipelines.run import precompute
 from textcam.query import Query
 

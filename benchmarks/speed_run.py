@@ -25,7 +25,8 @@ import numpy as np
 from benchmarks.measure import RESULTS, Measure, in_own_process, machine, publish
 from demo.models import CLIP_FOLDER
 from pipelines.bench import Bench
-from pipelines.config import Config, make_config
+from pipelines.config import Config
+from pipelines.config_file import make_config
 from pipelines.estimate import plan
 from pipelines.execute import Outcome, local_ray, open_pool
 from pipelines.extract import extract_shard

@@ -15,7 +15,7 @@ import yaml
 
 from demo.probe import write_probe
 from demo.truth import write_truth
-from pipelines.config import load_config
+from pipelines.config_file import load_config
 from pipelines.execute import local_ray
 from pipelines.run import Progress, RunSummary, precompute
 from service.pages import write_report

@@ -1,16 +1,12 @@
-"""The configuration of a run: one YAML file, validated whole before anything starts.
+"""The configuration of a run: what may be set, section by section, and the defaults.
 
-Relative paths are relative to the folder of the YAML file, so that a configuration works from anywhere.
+``pipelines.config_file`` reads one.
 """
 
-import difflib
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from store.errors import ConfigError
 from textcam.decode import MAX_PIXELS
 
 
@@ -41,6 +37,12 @@ class ClassifierSection(Section):
     class_names: str | None = None
     options: dict[str, Any] = {}
     preprocess: dict[str, Any] | None = None
+
+
+class NamedClassifier(ClassifierSection):
+    """One of several classifiers of a run. ``name``: what its store is called (default: as its model)."""
+
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 
 
 class EncoderSection(Section):
@@ -216,108 +218,3 @@ class Config(Section):
         """What a store remembers of its configuration: all that shapes results, nothing of how it was run."""
         how = set(RunSection.model_fields) - set(SHAPING)
         return self.model_dump(mode="json", exclude={"run": how, "store": True})
-
-
-def load_config(path: str | Path) -> Config:
-    """Read and validate a YAML configuration.
-
-    Raises ConfigError naming the file, the key and the allowed values.
-    """
-    path = Path(path)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            "There is no such configuration file.", where=path, fix="Write one with `textcam init`."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The configuration cannot be read: {error}.", where=path) from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"The configuration is not valid YAML: {error}", where=path) from None
-    return make_config(raw, base=path.parent, where=str(path))
-
-
-def make_config(raw: object, *, base: str | Path = ".", where: str = "configuration") -> Config:
-    """Validate a configuration given as plain values; relative paths are taken from ``base``.
-
-    Raises ConfigError with every problem found, not only the first.
-    """
-    if not isinstance(raw, dict):
-        raise ConfigError(
-            "A configuration is a mapping of sections.",
-            where=where,
-            fix=f"Sections: {', '.join(Config.model_fields)}.",
-        )
-    try:
-        config = Config.model_validate(raw)
-    except ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors()]
-        raise ConfigError("\n  ".join(["The configuration is not valid.", *problems]), where=where) from None
-    return _with_absolute_paths(config, Path(base).resolve())
-
-
-# Where a value may be of several types, pydantic names the type that it tried as a part of the place.
-_NO_KEYS = ("literal[", "function-", "constrained-", "float", "str", "list[", "NumberFormats")
-
-
-def _explain(problem: Any) -> str:
-    """One validation problem as a sentence: the key, what is wrong, what is allowed."""
-    location = [str(part) for part in problem["loc"] if not str(part).startswith(_NO_KEYS)]
-    key = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        allowed = _keys_at(location[:-1])
-        near = difflib.get_close_matches(location[-1], allowed, n=1)
-        guess = f" Did you mean {near[0]}?" if near else ""
-        return f"{key}: unknown key.{guess} Allowed: {', '.join(allowed)}."
-    if problem["type"] == "missing":
-        return f"{key}: is required."
-    return f"{key}: {problem['msg']}, got {problem['input']!r}."
-
-
-def _keys_at(location: list[str]) -> list[str]:
-    model: Any = Config
-    for part in (one for one in location if not one.isdecimal()):  # numbers are places in a list
-        annotation = model.model_fields[part].annotation
-        model = next(
-            (one for one in (annotation, *get_args(annotation)) if hasattr(one, "model_fields")), model
-        )
-    return list(model.model_fields)
-
-
-def _with_absolute_paths(config: Config, base: Path) -> Config:
-    def absolute(value: str | None) -> str | None:
-        if value is None or "://" in value or value == "builtin":
-            return value
-        return str((base / value).resolve())
-
-    def weights(value: str | None) -> str | None:
-        # Weights may be a tag of a library ("laion2b_s34b_b79k") or "random": only what exists, or looks
-        # like a file, is a path.
-        if value is None or not (Path(value).suffix or (base / value).exists()):
-            return value
-        return absolute(value)
-
-    def model(value: str) -> str:
-        schema, _, rest = value.partition(":")
-        return f"{schema}:{absolute(rest)}" if schema == "local-dir" else value
-
-    bank = config.texts.bank
-    update: dict[str, Any] = {
-        "store": absolute(config.store),
-        "run": config.run.model_copy(update={"events": absolute(config.run.events)}),
-        "images": config.images.model_copy(update={"uri": absolute(config.images.uri)}),
-        "added": tuple(one.model_copy(update={"uri": absolute(one.uri)}) for one in config.added),
-        "classifier": config.classifier.model_copy(
-            update={
-                "weights": weights(config.classifier.weights),
-                "class_names": absolute(config.classifier.class_names),
-            }
-        ),
-        "encoder": config.encoder.model_copy(
-            update={"model": model(config.encoder.model), "weights": weights(config.encoder.weights)}
-        ),
-        "texts": config.texts.model_copy(
-            update={"bank": [absolute(one) for one in bank] if isinstance(bank, list) else absolute(bank)}
-        ),
-    }
-    return config.model_copy(update=update)

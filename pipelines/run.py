@@ -6,6 +6,7 @@ what is missing and nothing else. *n in = n ok + n errors* is checked before any
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial as bind
 from typing import Any
@@ -55,6 +56,14 @@ def precompute(config: Config, report: Report = lambda progress: None) -> RunSum
     """
     started = time.monotonic()
     report(Progress("plan", 0, 1))
+    bench, plan = prepare(config)
+    report(Progress("plan", 1, 1, images=plan.rows.num_rows))
+    manifest, new = carry_out(bench, plan, report)
+    return summary(bench, manifest, new, time.monotonic() - started)
+
+
+def prepare(config: Config) -> tuple[Bench, ImagePlan]:
+    """The models and the images of a run. Raises SourceError, ModelError or ConfigError."""
     base = newest(open_storage(config.store))
     config = with_added(config, base)
     load_bank(config.texts.bank, config.texts.templates)  # a bad bank is refused now, not after the images
@@ -62,15 +71,19 @@ def precompute(config: Config, report: Report = lambda progress: None) -> RunSum
     plan = plan_run(config, bench.store, base)
     aliases = read_aliases(config.classifier.class_names)
     bench.labels = class_ids_of(plan.labels, bench.classifier.class_names, aliases)
-    report(Progress("plan", 1, 1, images=plan.rows.num_rows))
-    manifest, new = carry_out(bench, plan, report)
+    return bench, plan
+
+
+def summary(bench: Bench, manifest: Manifest, new: bool, seconds: float) -> RunSummary:
+    """What a run made."""
+    rows = {name: sum(part.rows for part in manifest.of(name)) for name in ("images", "errors", "findings")}
     return RunSummary(
-        store=config.store,
+        store=bench.config.store,
         snapshot=manifest.snapshot,
-        images=sum(part.rows for part in manifest.of("images")),
-        errors=sum(part.rows for part in manifest.of("errors")),
-        findings=sum(part.rows for part in manifest.of("findings")),
-        seconds=time.monotonic() - started,
+        images=rows["images"],
+        errors=rows["errors"],
+        findings=rows["findings"],
+        seconds=seconds,
         new=new,
         **doubts(bench, manifest),
     )
@@ -81,7 +94,7 @@ class Run(Spreader):
 
     def __init__(self, bench: Bench, plan: ImagePlan, pool: Pool, ledger: Ledger, report: Report) -> None:
         super().__init__(pool, ledger, report, EventLog(bench.config.run.events))
-        self.bench, self.plan, self.config = bench, plan, bench.config
+        self.bench, self.plan, self.config, self.ledger = bench, plan, bench.config, ledger
 
     def logged(self) -> tuple[Manifest, bool]:
         """``everything``, with its beginning and its end in the event log."""
@@ -310,12 +323,15 @@ def carry_out(
     plan: ImagePlan,
     report: Report,
     make: Callable[[Bench, ImagePlan, Pool, Ledger, Report], Run] = Run,
+    pool: Pool | None = None,
 ) -> tuple[Manifest, bool]:
-    """All stages of a run, with its workers, its plan kept and prunes kept away. See ``Run.everything``."""
+    """All stages of a run (see ``Run.everything``), its plan kept and prunes kept away.
+
+    Its workers are its own, unless it is given a ``pool``.
+    """
     config = bench.config
-    with (
-        at_work(bench.store, digest(config.resolved())[:16]) as renew,
-        open_pool(config.run, bind(Bench, config, bench.labels)) as pool,
-    ):
+    with ExitStack() as stack:
+        renew = stack.enter_context(at_work(bench.store, digest(config.resolved())[:16]))
+        own = pool or stack.enter_context(open_pool(config.run, bind(Bench, config, bench.labels)))
         keep_plan(config, bench.store, plan)
-        return make(bench, plan, pool, Ledger(bench.store, renew), report).logged()
+        return make(bench, plan, own, Ledger(bench.store, renew), report).logged()

@@ -5,13 +5,13 @@ How far a stage is, is told as it goes.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from pipelines.events import EventLog
 from pipelines.execute import Lost, Outcome, Pool, Stage, Underway
-from pipelines.ledger import Codec, Ledger
+from pipelines.ledger import Codec, File
 from pipelines.working import Working, bound
 from store.errors import RunIncomplete
 
@@ -39,11 +39,21 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
+class Records(Protocol):
+    """Where finished work is written down: a ``Ledger``, or several."""
+
+    def get_all(self, stage: str, keys: Sequence[str]) -> dict[str, Any]:
+        """Results of finished work by key."""
+
+    def put(self, stage: str, key: str, result: Any, files: Sequence[File]) -> None:
+        """Write down finished work."""
+
+
 class Spreader:
     """The workers of a run, its records, whom it tells, and where it writes down what happens."""
 
-    def __init__(self, pool: Pool, ledger: Ledger, report: Report, log: EventLog | None = None) -> None:
-        self.pool, self.ledger, self._report, self.log = pool, ledger, report, log or EventLog(None)
+    def __init__(self, pool: Pool, records: Records, report: Report, log: EventLog | None = None) -> None:
+        self.pool, self.records, self._report, self.log = pool, records, report, log or EventLog(None)
         self._logged = ("", 0.0)
 
     def report(self, progress: Progress) -> None:
@@ -70,7 +80,7 @@ class Spreader:
         finished, if some could not be.
         """
         keyed = [_Keyed(key, item) for key, item in items]
-        found = self.ledger.get_all(name, [one.key for one in keyed])
+        found = self.records.get_all(name, [one.key for one in keyed])
         records = {key: codec.load(one) for key, one in found.items()}
         tally = _Tally(name, total, planned, [count(record) for record in records.values()])
         missing = [one for one in keyed if one.key not in records]
@@ -79,7 +89,7 @@ class Spreader:
         for news in self.pool.map(_Unkeyed(stage), missing):
             if isinstance(news, Outcome) and news.failure is None:
                 dumped = codec.dump(news.record)
-                self.ledger.put(name, news.item.key, dumped, codec.files(news.record))
+                self.records.put(name, news.item.key, dumped, codec.files(news.record))
                 records[news.item.key] = news.record
             elif isinstance(news, Outcome):
                 failures.append(f"{news.item.label()}: {news.failure}")

@@ -92,7 +92,7 @@ def plan(config: ConfigFile, as_json: AsJson = False) -> None:
 
     Example: textcam plan birds.yaml
     """
-    from pipelines.config import load_config
+    from pipelines.config_file import load_config
     from pipelines.estimate import plan as plan_run
     from service.printing import print_summary
 
@@ -109,7 +109,7 @@ def precompute(config: ConfigFile, as_json: AsJson = False) -> None:
 
     Example: textcam precompute birds.yaml
     """
-    from pipelines.config import load_config
+    from pipelines.config_file import load_config
     from pipelines.run import precompute as precompute_run
     from service.printing import print_summary
     from service.progress import ProgressDisplay

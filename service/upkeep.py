@@ -48,7 +48,8 @@ def add(
 
     Example: textcam add runs/birds --images /data/birds-2025
     """
-    from pipelines.config import ImagesSection, RunSection, load_config
+    from pipelines.config import ImagesSection, RunSection
+    from pipelines.config_file import load_config
     from pipelines.grow import add as add_images
     from service.printing import print_summary
     from service.progress import ProgressDisplay

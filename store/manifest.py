@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
+from store.collection import read_names
 from store.errors import Damaged, FormatTooNew, SchemaMismatch, StoreNotFound
 from store.schema import FORMAT_VERSION, TABLE_NAMES, Dims
 from store.storage import Storage, checked_path
@@ -211,6 +212,9 @@ def read_manifest(storage: Storage, snapshot: int | None = None) -> Manifest:
             else "A finished `textcam precompute` makes one."
         )
         what = "No committed store here." if not numbers else f"No snapshot {snapshot} in this store."
+        if not numbers and (names := read_names(storage)):
+            what = "Here are the stores of several classifiers; name one of them."
+            held = ", ".join(f"{storage.uri}/{name}" for name in names)
         raise StoreNotFound(what, where=storage.uri, fix=held)
     path = manifest_path(numbers[-1] if snapshot is None else snapshot)
     manifest = Manifest.from_json(storage.read(path), where=f"{storage.uri}/{path}")

@@ -12,7 +12,7 @@ import ray
 import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
-from pipelines.config import make_config
+from pipelines.config_file import make_config
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())

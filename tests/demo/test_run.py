@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from demo.run import DemoResult, main
-from pipelines.config import load_config
+from pipelines.config_file import load_config
 from store.reader import Snapshot
 from store.verify import verify
 from textcam.query import Query

@@ -1,8 +1,12 @@
 """Small models for runs in tests: made in a moment, the same in every process, named as a user's own."""
 
+import os
+import signal
 import time
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 from torchvision import transforms
 
@@ -96,3 +100,30 @@ class Slow(Net):
 
 def slow_classifier() -> tuple[nn.Module, transforms.Compose]:
     return Slow(linear=True), transform()
+
+
+class NoRed:
+    """A step of a transform that refuses red images."""
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        red, green, blue = np.asarray(image).reshape(-1, 3).mean(0)
+        if red > 1.5 * max(green, blue):
+            raise ValueError("too red for me")
+        return image
+
+
+def picky_classifier() -> tuple[nn.Module, transforms.Compose]:
+    return Net(linear=True), transforms.Compose([NoRed(), *transform().transforms])
+
+
+class Deadly(Net):
+    """The same network, whose process dies of a batch of four."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x)
+
+
+def deadly_classifier() -> tuple[nn.Module, transforms.Compose]:
+    return Deadly(linear=True), transform()

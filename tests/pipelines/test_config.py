@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import load_config, make_config
+from pipelines.config_file import load_config, make_config
 from store.errors import ConfigError
 
 SMALLEST = {

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from pipelines.config import Config, make_config
+from pipelines.config import Config
+from pipelines.config_file import make_config
 from store.reader import Snapshot
 from store.schema import TABLE_NAMES
 

@@ -19,7 +19,7 @@ import pytest
 import typer
 from PIL import Image
 
-from pipelines.config import load_config
+from pipelines.config_file import load_config
 from service.cli import app, main
 from service.overlays import stem_of, write_overlays
 from service.printing import byte_count, duration, model_lines, plain
