@@ -32,7 +32,7 @@ from textcam.arrays import unit_rows
 from textcam.audit import Finding, core_texts
 from textcam.cam import group_maps
 from textcam.decode import decode
-from textcam.edits import EDIT_OF_KIND, Image, core_cells
+from textcam.edits import Image, core_cells, edit_of
 from textcam.groups import group_directions
 from textcam.proof import Proof, margins, weigh, with_proof
 from textcam.records import finding_rows, findings_of
@@ -49,13 +49,15 @@ Floats = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Subject:
-    """What is to be proved: that the class goes by the text (of this kind, at this place in the bank).
-    ``core_groups`` of channels are the class itself."""
+    """What is to be proved: that the class goes by the text (at this place in the bank), whose evidence this
+    ``edit`` takes away. ``core_groups`` of channels are the class itself; ``colourless`` are the places of
+    the texts that are edited by tone."""
 
     class_id: int
-    kind: str
+    edit: str
     text: int
     core_groups: tuple[int, ...]
+    colourless: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,10 +142,14 @@ def proof_items(
     shared = read_arrays(bench.store, described.shared)
     core = core_groups(shared, bench.classifier.class_names, described.bank.texts, findings)
     planned = plan.rows["image_id"].to_numpy()
+    edits = [edit_of(*one) for one in zip(described.bank.kinds, described.bank.texts, strict=True)]
+    colourless = tuple(at for at, edit in enumerate(edits) if edit == "tone")
     items: list[ProofItem] = []
     for finding, sample, groups in zip(findings, samples, core, strict=True):
         rows = plan.rows.filter(pa.array(np.isin(planned, np.array(sample.image_ids, np.int64))))
-        subject = Subject(finding.class_id, finding.kind, _place(shared, finding), groups)
+        text = _place(shared, finding)
+        by_colour = edits[text] in ("hue", "tone")
+        subject = Subject(finding.class_id, edits[text], text, groups, colourless if by_colour else ())
         mine = digest(described.key, asdict(subject), asdict(sample))
         items.append(ProofItem(subject, sample, Shard(len(items), rows, mine), described.shared))
     return items
@@ -183,9 +189,8 @@ def prove_finding(bench: Bench, item: ProofItem) -> Asked:
     shared = read_arrays(bench.store, item.shared)
     pictures = read_pictures(bench, item, shared["group_of"])
     cast = Cast(pictures, item.sample.carriers, item.sample.donors, item.sample.strangers)
-    trials = make_trials(
-        item.subject.kind, item.subject.text, shared["text_embeddings"].astype(np.float64), cast
-    )
+    subject, texts = item.subject, shared["text_embeddings"].astype(np.float64)
+    trials = make_trials(subject.edit, subject.text, texts, cast, subject.colourless)
     return ask(bench, item.subject.class_id, trials, images=len(pictures))
 
 
@@ -227,7 +232,7 @@ def read_pictures(bench: Bench, item: ProofItem, group_of: NDArray[np.integer]) 
     own = {*item.sample.carriers} | {
         one.image_id for one in item.sample.strangers if one.class_id == item.subject.class_id
     }
-    spare = bool(item.subject.core_groups) and EDIT_OF_KIND[item.subject.kind] == "swap"
+    spare = bool(item.subject.core_groups) and item.subject.edit == "swap"
     read = ((ref.image_id, _square(bench, ref)) for ref in item.shard.refs())
     squares = [(image_id, square) for image_id, square in read if square is not None]
     pictures = {}

@@ -8,14 +8,17 @@ swap    scene, artefact, object, part, other: the same place of another image. T
         standing. A hard seam between two backgrounds costs a classifier of shapes more than the background
         does: the edge is faded.]
 hue     colour: the hue is turned, luminance and shape stay. The control changes the luminance and keeps the
-        hue. [Erasing a colour erases the object: every colour was convicted.] White, grey and black have no
-        hue to turn: the image stays as it is and must be left out of the proof.
+        hue. [Erasing a colour erases the object: every colour was convicted.]
+tone    white, grey, black, which have no hue to turn: what has no hue gets one, and its mean luminance
+        moves to the middle, where hues show; pattern and shape stay. The control turns the hues of the same
+        place, which leaves white, grey and black as they are.
 smooth  texture, material: averaged within the area, so that no colour leaks in or out. Control as for hue.
 
 The area is where the encoder's patch features are like the text beyond what images without it reach, less the
 cells on which the class's own core groups fire; else the object goes too and every scene is convicted.
 """
 
+import re
 from typing import TypeVar
 
 import numpy as np
@@ -39,6 +42,9 @@ EDIT_OF_KIND = {
     "texture": "smooth",
     "material": "smooth",
 }
+COLOURLESS = frozenset({"white", "black", "grey", "gray", "silver", "charcoal", "monochrome"})
+_MIDDLE, _CHROMA = 127.5, 48.0  # of 255: where a tone's luma is moved to; the radius of its hue in Cr and Cb
+_PALE, _COLOURFUL = 25.0, 60.0  # highest minus lowest value of a pixel without hue, and of one with
 _LUMA = np.array([0.299, 0.587, 0.114])  # red, green, blue (ITU-R BT.601)
 _RED, _BLUE = 1.402, 1.772  # red - luma and blue - luma per unit of Cr and Cb
 
@@ -67,6 +73,34 @@ def edit_hue(image: Image, area: Area, shift: float = 0.5) -> Image:
     red, blue = _RED * (sin * cb + cos * cr), _BLUE * (cos * cb - sin * cr)
     chroma = np.stack([red, -(_LUMA[0] * red + _LUMA[2] * blue) / _LUMA[1], blue], axis=1)  # (n, 3), no luma
     return _with_pixels(image, area, luma[:, None] + chroma * _in_gamut(luma, chroma))
+
+
+def edit_tone(image: Image, area: Area, hue: float) -> Image:
+    """The area's pixels without hue get the ``hue`` (0 to 1 round the plane of equal luma, from red), and
+    their mean luma moves to the middle; the less of it, the more of a hue they have. Where the colour does
+    not exist at its luma, it is paled just enough."""
+    _check(image, area)
+    pixels = image[area].astype(np.float64)  # (n, 3)
+    colourless = np.clip((_COLOURFUL - np.ptp(pixels, axis=1)) / (_COLOURFUL - _PALE), 0, 1)  # (n,)
+    if not colourless.sum() > 0:
+        return image.copy()
+    luma = pixels @ _LUMA
+    moved = np.clip(luma + _MIDDLE - colourless @ luma / colourless.sum(), 0, 255)
+    red = _RED * _CHROMA * np.cos(2 * np.pi * hue)
+    blue = _BLUE * _CHROMA * np.sin(2 * np.pi * hue)
+    chroma = np.tile([red, -(_LUMA[0] * red + _LUMA[2] * blue) / _LUMA[1], blue], (len(pixels), 1))
+    toned = moved[:, None] + chroma * _in_gamut(moved, chroma)
+    return _with_pixels(image, area, pixels + colourless[:, None] * (toned - pixels))
+
+
+def edit_of(kind: str, text: str) -> str:
+    """The edit of a text of this kind: that of the kind, but "tone" for a colour all of whose parts are named
+    by a word without hue ("charcoal grey", "black and white"; not "brown and white")."""
+    edit = EDIT_OF_KIND[kind]
+    parts = [re.findall(r"[a-z]+", part) for part in re.split(r"\band\b", text.lower())]
+    if edit == "hue" and all(words and words[-1] in COLOURLESS for words in parts):
+        return "tone"
+    return edit
 
 
 def edit_light(image: Image, area: Area, amount: float) -> Image:

@@ -10,7 +10,7 @@ donor has the evidence somewhere, but not in that place, takes it away as well: 
 1.9 it left 0.4. So the donor is the carrier that shows the text most there.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 
@@ -18,7 +18,6 @@ import numpy as np
 from PIL import Image as Pillow
 
 from textcam.edits import (
-    EDIT_OF_KIND,
     Area,
     Image,
     area_threshold,
@@ -26,6 +25,7 @@ from textcam.edits import (
     edit_light,
     edit_smooth,
     edit_swap,
+    edit_tone,
     enlarge,
     evidence_area,
     mean_change,
@@ -35,6 +35,7 @@ from textcam.shares import Floats
 QUANTILE = 0.95  # an area's cells are more like the text than this part of the donors' cells
 FADE = 0.375  # of a cell of the encoder, along the edge of what is pasted in
 TURNS = (1 / 3, 1 / 2, 2 / 3)  # of the circle of hues; what they cost is averaged
+HUES = (0.0, 1 / 3, 2 / 3)  # that white, black and grey get; likewise
 LIGHT = 0.5  # the control's change of light, in mean changes of the edit: as much of it bleaches the colour
 BLUR = 1 / 16  # of the side: what is finer is smoothed
 LEAST_CHANGE = 4.0  # of 255: what changes an area by less is no edit
@@ -103,17 +104,20 @@ class Cast:
         return np.stack([self.pictures[one].dense for one in ids])
 
 
-def make_trials(kind: str, text: int, texts: Floats, cast: Cast) -> list[Trial]:
-    """The trials of a text of this kind (its place in ``texts`` (T, D)); none if too few could be read.
+def make_trials(
+    edit: str, text: int, texts: Floats, cast: Cast, colourless: Collection[int] = ()
+) -> list[Trial]:
+    """The trials of a text (its place in ``texts`` (T, D)) whose evidence this ``edit`` takes away; none if
+    too few could be read. ``colourless`` are the places of the colours without a hue.
 
     A carrier is left out where its evidence cannot be found or the edit changes next to nothing.
     """
     cast = cast.present()
     if len(cast.carriers) < 2 or len(cast.donors) < 2 or not cast.strangers:
         return []
-    if EDIT_OF_KIND[kind] == "swap":
+    if edit == "swap":
         return list(swap_trials(texts[text], cast))
-    return list(own_pixel_trials(kind, text, texts, cast))
+    return list(own_pixel_trials(edit, text, texts, cast, colourless))
 
 
 def swap_trials(text: Floats, cast: Cast) -> Iterator[Trial]:
@@ -149,9 +153,11 @@ def swap_trials(text: Floats, cast: Cast) -> Iterator[Trial]:
         )
 
 
-def own_pixel_trials(kind: str, text: int, texts: Floats, cast: Cast) -> Iterator[Trial]:
-    """Trials in which hue or texture is changed where it is. A stranger is changed where it shows the rival
-    of the text: blue is turned where another image has red."""
+def own_pixel_trials(
+    edit: str, text: int, texts: Floats, cast: Cast, colourless: Collection[int] = ()
+) -> Iterator[Trial]:
+    """Trials in which hue, tone or texture is changed where it is. A stranger is changed where it shows the
+    rival of the text, by the rival's own edit: blue is turned where another image has white."""
     pictures = cast.pictures
     rivals = {one.rival for one in cast.strangers} - {NO_TEXT, text}
     limits = {one: area_threshold(cast.dense(cast.carriers), texts[one], QUANTILE) for one in sorted(rivals)}
@@ -159,7 +165,8 @@ def own_pixel_trials(kind: str, text: int, texts: Floats, cast: Cast) -> Iterato
 
     def changed(picture: Picture, seen: Floats, shown: int) -> tuple[list[Image], Area, float]:
         area = evidence_area(seen, texts[shown], limits[shown], picture.side, largest=1.0)
-        edited = own_pixel_edits(kind, picture.square, area)
+        mine = edit if edit == "smooth" or shown == text else "tone" if shown in colourless else "hue"
+        edited = own_pixel_edits(mine, picture.square, area)
         return edited, area, float(np.mean([mean_change(picture.square, one, area) for one in edited]))
 
     waiting = cycle(cast.strangers)
@@ -175,16 +182,25 @@ def own_pixel_trials(kind: str, text: int, texts: Floats, cast: Cast) -> Iterato
             else:
                 other_edited, _, other_change = changed(other, other.dense, stranger.rival)
             if other_change >= LEAST_CHANGE:
-                kept = edit_light(mine.square, area, LIGHT * change)
+                kept = kept_by(edit, mine.square, area, change)
                 yield Trial(mine.square, edited, kept, other.square, other_edited, stranger.class_id)
                 break
 
 
-def own_pixel_edits(kind: str, square: Image, area: Area) -> list[Image]:
-    """The edits of a colour (several turns of its hue) or of a texture (one smoothing)."""
-    if EDIT_OF_KIND[kind] == "hue":
-        return [edit_hue(square, area, turn) for turn in TURNS]
-    return [edit_smooth(square, area, BLUR * len(square))]
+def own_pixel_edits(edit: str, square: Image, area: Area) -> list[Image]:
+    """The edits of a colour (several turns of its hue, or several hues for one that has none) or of a texture
+    (one smoothing)."""
+    if edit == "smooth":
+        return [edit_smooth(square, area, BLUR * len(square))]
+    if edit == "tone":
+        return [edit_tone(square, area, hue) for hue in HUES]
+    return [edit_hue(square, area, turn) for turn in TURNS]
+
+
+def kept_by(edit: str, square: Image, area: Area, change: float) -> Image:
+    """The control in the same place, which leaves the evidence: beside an edit that costs ``change``, another
+    light; beside one of tone, another hue of all that has one."""
+    return edit_hue(square, area) if edit == "tone" else edit_light(square, area, LIGHT * change)
 
 
 def resized(square: Image, side: int) -> Image:

@@ -10,8 +10,10 @@ from textcam.edits import (
     core_cells,
     edit_hue,
     edit_light,
+    edit_of,
     edit_smooth,
     edit_swap,
+    edit_tone,
     enlarge,
     evidence_area,
     mean_change,
@@ -80,6 +82,43 @@ def test_hue_turns_by_the_angle_asked_for():
     ) == pytest.approx(np.pi / 2, abs=0.05)
 
 
+def test_tone_gives_white_and_black_a_hue_at_middling_luma():
+    # Mean luma 191: 63.5 down. Red of radius 48 in Cr is (67.3, -34.3, 0); the first, of luma 191.5, has room
+    # for 63.5 / 67.3 of it.
+    image = pixels((255, 255, 255), (127, 127, 127))
+    made = edit_tone(image, all_of(image), 0.0)[0].astype(int)
+    np.testing.assert_allclose(made, [[255, 159, 191], [131, 29, 63]], atol=1)
+    dark = pixels((20, 20, 20))
+    np.testing.assert_allclose(edit_tone(dark, all_of(dark), 0.0)[0, 0], [195, 93, 128], atol=1)
+
+
+def test_tone_leaves_what_has_a_hue_and_keeps_the_pattern():
+    image = pixels((255, 0, 0), (230, 230, 230), (200, 200, 200))
+    for hue in (0.0, 1 / 3, 2 / 3):
+        made = edit_tone(image, all_of(image), hue)[0]
+        assert made[0].tolist() == [255, 0, 0]
+        luma = made @ LUMA
+        assert luma[1] - luma[2] == pytest.approx(30, abs=1)
+        assert luma[1:].mean() == pytest.approx(127.5, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "edit"),
+    [
+        ("colour", "white", "tone"),
+        ("colour", "Charcoal grey", "tone"),
+        ("colour", "black and white", "tone"),
+        ("colour", "brown and white", "hue"),
+        ("colour", "red", "hue"),
+        ("colour", "", "hue"),
+        ("texture", "white", "smooth"),
+        ("object", "black and white", "swap"),
+    ],
+)
+def test_colours_without_hue_have_an_edit_of_their_own(kind, text, edit):
+    assert edit_of(kind, text) == edit
+
+
 def test_light_moves_towards_the_side_with_room_and_keeps_hue():
     assert edit_light(pixels((10, 20, 30)), np.ones((1, 1), bool), 40).tolist() == [[[50, 60, 70]]]
     assert edit_light(pixels((210, 220, 130)), np.ones((1, 1), bool), 40).tolist() == [[[170, 180, 90]]]
@@ -107,13 +146,14 @@ def test_smoothing_takes_stripes_away():
     assert int(flat.max()) - int(flat.min()) < 10
 
 
-@pytest.mark.parametrize("edit", ["swap", "hue", "light", "smooth"])
+@pytest.mark.parametrize("edit", ["swap", "hue", "tone", "light", "smooth"])
 def test_no_byte_changes_outside_the_area_and_the_input_stays(noise, edit):
     image, area = noise
     kept = image.copy()
     done = {
         "swap": lambda: edit_swap(image, 255 - image, area),
         "hue": lambda: edit_hue(image, area),
+        "tone": lambda: edit_tone(image, area, 0.2),
         "light": lambda: edit_light(image, area, 30),
         "smooth": lambda: edit_smooth(image, area, 2.0),
     }[edit]()
@@ -128,7 +168,12 @@ def test_no_byte_changes_outside_the_area_and_the_input_stays(noise, edit):
 def test_an_empty_area_changes_nothing(noise):
     image, _ = noise
     nothing = np.zeros(image.shape[:2], bool)
-    for done in (edit_hue(image, nothing), edit_light(image, nothing, 9), edit_smooth(image, nothing, 2.0)):
+    for done in (
+        edit_hue(image, nothing),
+        edit_tone(image, nothing, 0.5),
+        edit_light(image, nothing, 9),
+        edit_smooth(image, nothing, 2.0),
+    ):
         np.testing.assert_array_equal(done, image)
 
 
