@@ -59,15 +59,15 @@ def patient_classifier() -> tuple[Patient, transforms.Compose]:
 class Killed:
     """Kills that took work, by stage of the run, and how many calls of the command it took to end."""
 
-    workers: Counter[str] = field(default_factory=Counter)
-    drivers: Counter[str] = field(default_factory=Counter)
+    workers: dict[str, int] = field(default_factory=dict)
+    drivers: dict[str, int] = field(default_factory=dict)
     calls: int = 0
     seconds: float = 0.0
 
     @property
     def total(self) -> int:
         """Kills of both kinds."""
-        return self.workers.total() + self.drivers.total()
+        return sum(self.workers.values()) + sum(self.drivers.values())
 
 
 def write_many(folder: Path, count: int) -> None:
@@ -101,18 +101,19 @@ def disturbed(folder: Path, store: str, seed: int, workers: int, drivers: int) -
     Raises AssertionError for a call that hangs, and where the store is not sound in the end.
     """
     rng, killed, started = random.Random(seed), Killed(), time.monotonic()
+    lost: Counter[str] = Counter()
+    shot: Counter[str] = Counter()
     while killed.calls < CALLS:
         log = folder / f"{store}-{killed.calls}.jsonl"
         killed.calls += 1
-        victims = workers - killed.workers.total()
-        doomed = killed.drivers.total() < drivers
-        ended = _call(folder, store, log, rng, victims, doomed)
+        ended = _call(folder, store, log, rng, workers - lost.total(), shot.total() < drivers)
         lines = events(log)
-        killed.workers.update(line["stage"] for line in lines if line["event"] == "lost")
+        lost.update(line["stage"] for line in lines if line["event"] == "lost")
         if ended == 0:
             break
         if ended == -signal.SIGKILL and in_work(lines):
-            killed.drivers[lines[-1].get("stage", "")] += 1
+            shot[lines[-1].get("stage", "")] += 1
+    killed.workers, killed.drivers = dict(lost), dict(shot)
     killed.seconds = round(time.monotonic() - started, 1)
     assert ended == 0, f"no end after {CALLS} calls"
     assert verify(folder / store) == []
