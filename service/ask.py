@@ -149,11 +149,20 @@ def report(
 ) -> None:
     """Write a report that opens from disk, without a server.
 
+    A folder of several classifiers' stores becomes one report that shows them side by side.
+
     Example: textcam report runs/birds report
     """
     from service.pages import write_report
+    from store.collection import read_names
+    from store.storage import open_storage
 
-    print(write_report(store, folder))
+    names = read_names(open_storage(store))
+    if not names:
+        print(write_report(store, folder))
+        return
+    (label, first), *others = ((name, f"{store.rstrip('/')}/{name}") for name in names)
+    print(write_report(first, folder, label=label, compare_with=others))
 
 
 def info(store: Store, as_json: AsJson = False, snapshot: SnapshotNumber = None) -> None:

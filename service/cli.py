@@ -92,12 +92,15 @@ def plan(config: ConfigFile, as_json: AsJson = False) -> None:
 
     Example: textcam plan birds.yaml
     """
-    from pipelines.config_file import load_config
+    from pipelines.config_file import load_configs
     from pipelines.estimate import plan as plan_run
-    from service.printing import print_summary
+    from service.printing import print_named
 
-    print_summary(plan_run(load_config(config)), as_json)
+    configs = load_configs(config)
+    print_named({name: plan_run(one) for name, one in configs.items()}, as_json)
     if not as_json:
+        if len(configs) > 1:
+            print("each is told as if alone; together they read, decode and embed each image once")
         print(f"next: textcam precompute {config}")
 
 
@@ -105,25 +108,39 @@ def plan(config: ConfigFile, as_json: AsJson = False) -> None:
 def precompute(config: ConfigFile, as_json: AsJson = False) -> None:
     """Run a configuration: images and models in, store out.
 
-    Run it again to go on where it stopped; what is finished is not done twice.
+    With a list of `classifiers`, each gets a store of its own below `store`, and images are decoded once for
+    all. Run it again to go on where it stopped; what is finished is not done twice.
 
     Example: textcam precompute birds.yaml
     """
-    from pipelines.config_file import load_config
-    from pipelines.run import precompute as precompute_run
-    from service.printing import print_summary
+    from pipelines.config_file import load_configs
+    from pipelines.run import precompute as precompute_one
+    from pipelines.together import precompute_together
+    from service.printing import print_named
     from service.progress import ProgressDisplay
 
-    loaded = load_config(config)
+    configs = load_configs(config)
     try:
         with ProgressDisplay() as display:
-            summary = precompute_run(loaded, display)
+            if "" in configs:
+                made = {"": precompute_one(configs[""], display)}
+            else:
+                made = precompute_together(configs, display.named)
     except KeyboardInterrupt:
         print(f"stopped; what is finished is kept. To go on: textcam precompute {config}", file=sys.stderr)
         raise SystemExit(130) from None
-    print_summary(summary, as_json)
+    print_named(made, as_json)
     if not as_json:
-        print(f"next: textcam audit {loaded.store}\n      textcam report {loaded.store} report")
+        print("\n".join(next_after([one.store for one in configs.values()])))
+
+
+def next_after(stores: list[str]) -> list[str]:
+    """What to do with finished stores."""
+    folder = stores[0].rpartition("/")[0] if len(stores) > 1 else stores[0]
+    lines = [f"textcam audit {store}" for store in stores]
+    lines += [f"textcam compare {stores[0]} {stores[1]}"] if len(stores) > 1 else []
+    lines.append(f"textcam report {folder} report")
+    return [f"{'next:' if number == 0 else '':<5} {line}" for number, line in enumerate(lines)]
 
 
 app.command()(upkeep.add)

@@ -111,6 +111,19 @@ def print_summary(summary: Any, as_json: bool) -> None:
         print(f"{name.replace('_', ' '):<{width}}  {_amount(name, value)}")
 
 
+def print_named(summaries: Mapping[str, Any], as_json: bool) -> None:
+    """Plans or outcomes by name; the name "" is that of the only one."""
+    if "" in summaries:
+        print_summary(summaries[""], as_json)
+    elif as_json:
+        print_json({name: asdict(one) for name, one in summaries.items()})
+    else:
+        for name, one in summaries.items():
+            print(name)
+            print_summary(one, as_json)
+            print()
+
+
 def _amount(name: str, value: Any) -> str:
     if name.endswith("bytes") and isinstance(value, int | float):
         return byte_count(value)

@@ -15,6 +15,7 @@ classifier:
   model: timm:resnet50.a1_in1k   # timm:NAME | torchvision:NAME | python:package.module:function
   weights: null           # null: the library's own (downloaded once); a .safetensors file; random: a dry run
   layer: auto             # auto finds the last spatial layer; or name a module
+  # several at once: `classifiers:` with a list of such blocks, each with a `name`
   class_names: null       # a text file with one name a line; null: from the model or the folders
 
 encoder:                  # the CLIP model that gives images and words one space

@@ -101,8 +101,10 @@ def diff(
 
 
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="Folder or URI of a store.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="Store of another classifier.")],
+    stores: Annotated[
+        list[str],
+        typer.Argument(metavar="A B", help="Two stores; or a folder of stores, and two names in it."),
+    ],
     top: Annotated[int, typer.Option(min=1, help="Rows shown of each kind.")] = 10,
     as_json: AsJson = False,
 ) -> None:
@@ -111,13 +113,15 @@ def compare(
     Channels that look for the same thing, concepts that only one of them has, classes and images that both
     explain alike. Both stores must have been made with the same encoder and texts.
 
-    Example: textcam compare runs/resnet50 runs/vit
+    Example: textcam compare runs/birds resnet50 vit
     """
     from service.compared import comparison_lines
     from service.printing import print_json
+    from store.collection import pair
     from store.reader import Snapshot
     from textcam.compare import compare as compared
 
+    a, b = pair(stores)
     found = compared(Snapshot.open(a), Snapshot.open(b))
     if as_json:
         print_json(found)

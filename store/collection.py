@@ -1,9 +1,10 @@
 """A folder of stores, one a classifier of the same run: a file says what they are called."""
 
 import json
+from collections.abc import Sequence
 
-from store.errors import Damaged
-from store.storage import Storage
+from store.errors import Damaged, QueryError
+from store.storage import Storage, open_storage
 
 NAMES = "classifiers.json"
 
@@ -28,3 +29,22 @@ def read_names(storage: Storage) -> list[str]:
             where=f"{storage.uri}/{NAMES}",
             fix="Delete it and run `textcam precompute` again.",
         ) from None
+
+
+def pair(named: Sequence[str]) -> tuple[str, str]:
+    """Two stores from what a person names: both, a folder of stores and two names, or a folder of just two.
+
+    Raises QueryError.
+    """
+    if len(named) == 2:
+        return named[0], named[1]
+    names = list(named[1:]) or read_names(open_storage(named[0]))
+    if len(names) != 2:
+        held = read_names(open_storage(named[0]))
+        raise QueryError(
+            "Two stores are compared.",
+            where=named[0],
+            fix=f"Name two of {', '.join(held)}." if held else "Name two stores.",
+        )
+    folder = named[0].rstrip("/")
+    return f"{folder}/{names[0]}", f"{folder}/{names[1]}"

@@ -108,6 +108,44 @@ def test_a_store_grows_is_compared_and_pruned(config: Path, textcam: Run) -> Non
     assert "No snapshot 1 in this store" in gone.err
 
 
+def test_several_classifiers_are_run_compared_and_shown_together(config: Path, textcam: Run) -> None:
+    folder = config.parent / "store"
+    listed = CONFIG.replace("classifier: {", "classifiers:\n  - {").replace(
+        "encoder:", '  - {model: "python:tests.pipelines.models:squashed_classifier", name: b}\nencoder:'
+    )
+    config.write_text(listed)
+    planned = textcam("plan", config)
+    assert planned.code == 0
+    assert [planned.out.count(name) for name in ("linear_classifier\n", "\nb\n", "together they read")] == [
+        1
+    ] * 3
+    made = textcam("precompute", config)
+    assert made.code == 0, made.err
+    a, b = folder / "linear_classifier", folder / "b"
+    assert made.out.splitlines()[-4:] == [
+        f"next: textcam audit {a}",
+        f"      textcam audit {b}",
+        f"      textcam compare {a} {b}",
+        f"      textcam report {folder} report",
+    ]
+    told = textcam("compare", folder, "linear_classifier", "b", "--json")
+    assert told.out == textcam("compare", a, b, "--json").out == textcam("compare", folder, "--json").out
+    assert json.loads(told.out)["store_b"] == str(b)
+    assert textcam("report", folder, config.parent / "report").code == 0
+    page = (config.parent / "report" / "side-by-side.html").read_text()
+    assert "linear_classifier" in page
+    assert ">b<" in page
+    again = textcam("precompute", config, "--json")
+    assert {name: one["new"] for name, one in json.loads(again.out).items()} == {
+        "linear_classifier": False,
+        "b": False,
+    }
+    for request in (["info", folder], ["compare", folder, "b"], ["compare", a]):
+        refused = textcam(*request)
+        assert refused.code == 2, request
+    assert f"{a}, {b}" in textcam("compare", folder, "b").err
+
+
 def test_wrong_requests(config: Path, textcam: Run) -> None:
     store = config.parent / "store"
     assert textcam("add", store, "--images", config.parent / "images").code == 2  # no store yet
