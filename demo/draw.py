@@ -176,7 +176,7 @@ def tones(colour: str, shade: float) -> tuple[Array, Array, Array]:
 
 def paint_object(
     canvas: Array,
-    shape: str,
+    form: Distance,
     colour: str,
     texture: str,
     *,
@@ -188,13 +188,16 @@ def paint_object(
     texture_angle: float,
     phase: tuple[float, float],
 ) -> Array:
-    """Paint one object over the canvas (3, S, S), in place; its share of each pixel is returned, (S, S)."""
+    """Paint one object over the canvas (3, S, S), in place; its share of each pixel is returned, (S, S).
+
+    `form` is its signed distance, one of the SHAPES or another, in a plane where the object's size is 1.
+    """
     size = canvas.shape[1]
     rows, columns = window(centre, radius * 1.25, size)
     x, y = grid(rows, columns, size)
     x, y = x - centre[0], y - centre[1]
     across, down = turned(x, y, angle)
-    distance = SHAPES[shape](across / radius, down / radius) * radius
+    distance = form(across / radius, down / radius) * radius
     alpha = coverage(distance, size)
 
     u, v = turned(x, y, angle + texture_angle)

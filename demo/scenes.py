@@ -118,7 +118,7 @@ def render(scene: Scene, size: int = SIZE) -> Rendered:
     canvas = BACKGROUNDS[scene.background](np.random.default_rng(scene.background_seed), size)
     item = paint_object(
         canvas,
-        scene.shape,
+        SHAPES[scene.shape],
         scene.colour,
         scene.texture,
         centre=(scene.x, scene.y),

@@ -21,6 +21,24 @@ SHOWN = (
 )
 
 
+SHOWN_OF_FAMILY = (
+    "first word is in the rule",
+    "said words that are in the rule",
+    "words of the rule in the first three",
+    "Spearman with effect",
+    "channel pearson",
+    "groups ARI",
+)
+
+
+def draw_family(name: str, found: dict[str, Samples], folder: Path) -> None:
+    """Write truth_<name>.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    judged = {entrant: samples for entrant, samples in found.items() if "channel pearson" in samples}
+    judged |= {entrant: samples for entrant, samples in found.items() if entrant == "no channels"}
+    _bars(judged, folder / f"truth_{name}.png", SHOWN_OF_FAMILY)
+
+
 def draw(found: dict[str, dict[str, Samples]], folder: Path) -> None:
     """Write truth_t0.png and truth_t1.png of the parts that there are."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,10 +65,10 @@ def _naming(found: dict[str, Samples], path: Path) -> None:
     _save(figure, path)
 
 
-def _bars(found: dict[str, Samples], path: Path) -> None:
+def _bars(found: dict[str, Samples], path: Path, shown: tuple[str, ...] = SHOWN) -> None:
     """A panel a measure, a bar a method, with intervals."""
     figure, axes = plt.subplots(2, 3, figsize=(13, 7))
-    for axis, measure in zip(axes.ravel(), SHOWN, strict=True):
+    for axis, measure in zip(axes.ravel(), shown, strict=True):
         methods = [name for name, samples in found.items() if len(samples.get(measure, ()))]
         stats = np.array([bootstrap(np.array(found[name][measure], float)) for name in methods])
         place = np.arange(len(methods))[::-1]
@@ -59,7 +77,7 @@ def _bars(found: dict[str, Samples], path: Path) -> None:
         axis.barh(place, stats[:, 0], xerr=spread, color=colours, error_kw={"lw": 1})
         axis.set_yticks(place, methods, fontsize=8)
         axis.set_title(measure + (" (lower is better)" if measure.startswith("false") else ""), fontsize=9)
-        axis.set_xlim(0, 1.02)
+        axis.set_xlim(min(0, 1.05 * stats[:, 1].min()), 1.02)
     _save(figure, path)
 
 

@@ -1,0 +1,156 @@
+"""T1's other families: rules over several objects, creatures of parts, and other labels than the shape.
+
+python -m benchmarks.truth.families                      all three, five seeds; writes results and plots
+python -m benchmarks.truth.families --seeds 1 --families rules --dry
+"""
+
+import argparse
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.measure import Measure, machine, publish
+from benchmarks.truth.class_words import Reading, Words, words_of_directions
+from benchmarks.truth.contest import CONTEST, Entrant, Samples, by_directions
+from benchmarks.truth.creatures import Creatures
+from benchmarks.truth.evidence import Array
+from benchmarks.truth.family_cases import FamilyCase, family_case
+from benchmarks.truth.family_judges import compete_in_family
+from benchmarks.truth.family_worlds import world_of
+from benchmarks.truth.label_scenes import LABELS, label_world
+from benchmarks.truth.measures import bootstrap
+from benchmarks.truth.ours import DEFAULT, Choices, Directions
+from benchmarks.truth.plots import draw_family
+from benchmarks.truth.rule_scenes import RuleScenes
+from benchmarks.truth.square import Case
+
+SEEDS = 5
+BLIND = ("texture",)  # what the encoder that is made blind on purpose was never told of
+GOALS = {
+    "first word is in the rule": 0.95,
+    "Spearman of presence effects": 0.8,
+    "group map pointing": 0.9,
+    "group map energy": 2.0,
+}
+
+
+def _of_kind(kind: str) -> Entrant:
+    """Ours, with all texts taken to be of one kind."""
+
+    def fitted_anew(fitted: Directions) -> Directions:
+        evidence = fitted.evidence
+        return Directions(replace(evidence, kinds=(kind,) * len(evidence.kinds)))
+
+    def words(case: Case, fitted: Directions, asked: Array) -> Words:
+        made = fitted_anew(fitted).for_words(DEFAULT)
+        return words_of_directions(case.evidence, made, case.head, asked, Reading())
+
+    return Entrant(
+        words,
+        lambda case, fitted: fitted_anew(fitted).scores(DEFAULT),
+        lambda fitted: fitted_anew(fitted).for_words(DEFAULT),
+        lambda case, fitted: fitted_anew(fitted).moments().effects(case.head),
+    )
+
+
+ENTRANTS: dict[str, Entrant] = {
+    **CONTEST,
+    "ridge over all images": by_directions(Choices(form="ridge")),
+}
+
+
+def rules(seeds: int) -> dict[str, Samples]:
+    """Classes are rules over three to six objects; beside it the encoder that was made blind."""
+    worlds = [world_of(RuleScenes(), seed) for seed in range(seeds)]
+    found = _family(
+        (family_case(world) for world in worlds),
+        {**ENTRANTS, "ours, every text of kind other": _of_kind("other")},
+    )
+    return found | _blinded(family_case(worlds[0], blind=BLIND))
+
+
+def parts(seeds: int) -> dict[str, Samples]:
+    """Classes are creatures with three given parts."""
+    worlds = (world_of(Creatures(), seed) for seed in range(seeds))
+    return _family((family_case(world) for world in worlds), ENTRANTS)
+
+
+def labels(seeds: int) -> dict[str, Samples]:
+    """Classes are textures, sizes, and pairs, with planted cues; a world of each for every second seed."""
+    worlds = (label_world(label, seed) for seed in range(-(-seeds // 2)) for label in LABELS)
+    return _family((family_case(world) for world in worlds), ENTRANTS)
+
+
+FAMILIES = {"rules": rules, "parts": parts, "labels": labels}
+
+
+def _family(cases: Iterable[FamilyCase], entrants: dict[str, Entrant]) -> dict[str, Samples]:
+    facts: Samples = defaultdict(list)
+
+    def told() -> Iterator[FamilyCase]:
+        for one in cases:
+            _add_facts(facts, one)
+            yield one
+
+    found = compete_in_family(told(), entrants)
+    return {"world": facts} | found
+
+
+def _add_facts(facts: Samples, one: FamilyCase) -> None:
+    facts["classifier accuracy"].append(one.accuracy)
+    facts["rule attributes that flip the class"].append(float(one.used.sum() / max(one.ruled.sum(), 1)))
+    for name, (accuracy, _) in one.gate.items():
+        facts[f"encoder, {name}"].append(accuracy)
+
+
+def _blinded(one: FamilyCase) -> dict[str, Samples]:
+    """What the gate says of an encoder that is blind to BLIND, and what our words of it would be worth."""
+    facts: Samples = defaultdict(list)
+    _add_facts(facts, one)
+    made: dict[str, Samples] = {}
+    for name, seen in (("what is seen", one.seen), ("what is refused", ~one.seen)):
+        judged = compete_in_family([replace(one, seen=seen)], {"ours": CONTEST["ours"]})["ours"]
+        share = judged.get("words of the rule in the first three", [])
+        made[f"blind encoder, {name}"] = {"words of the rule in the first three": share}
+    return {"blind encoder": facts} | made
+
+
+def rows(family: str, found: dict[str, Samples]) -> Iterator[Measure]:
+    """One measure for each entrant and what it was judged by."""
+    for entrant, samples in found.items():
+        for name, values in samples.items():
+            if len(values):
+                goal = GOALS.get(name) if entrant == "ours" else None
+                yield Measure(
+                    f"{family} | {entrant} | {name}", *bootstrap(np.array(values, float)), goal, "higher"
+                )
+
+
+def run_families(names: Iterable[str], seeds: int, *, write: bool) -> None:
+    """Judge all methods in these families; with ``write`` keep results/truth_NAME.json and plots."""
+    for name in names:
+        found = FAMILIES[name](seeds)
+        publish(f"truth_{name}", [*rows(name, found)], machine(), write)
+        if write:
+            draw_family(name, found, Path("docs/images"))
+
+
+def main() -> None:
+    """Run the families that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--families", nargs="+", choices=[*FAMILIES], default=[*FAMILIES])
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--dry", action="store_true", help="write nothing")
+    asked = parser.parse_args()
+    warnings.filterwarnings("ignore", category=RuntimeWarning)
+    torch.set_num_threads(1)
+    run_families(asked.families, asked.seeds, write=not asked.dry)
+
+
+if __name__ == "__main__":
+    main()
