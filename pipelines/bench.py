@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.config import Config, ImagesSection, ModelName, RunSection
+from pipelines.config import Config, ImagesSection, ModelName
 from store.schema import Dims, Table, tables
 from store.storage import Storage, open_storage
 from textcam.classifier import TorchClassifier, load_classifier
@@ -73,9 +73,10 @@ class Bench:
 
     def use_formats(self, formats: Mapping[ModelName, str]) -> None:
         """Go on with the number formats that were decided."""
-        told = {**self.config.run.model_dump(), "number_format": dict(formats)}
-        self.config = self.config.model_copy(update={"run": RunSection.model_validate(told)})
-        self.classifier.number_format, self.encoder.number_format = formats["classifier"], formats["encoder"]
+        self.config = self.config.model_copy(update={"run": self.config.run.with_formats(formats)})
+        for name in formats:
+            if name in vars(self):  # it is loaded
+                getattr(self, name).number_format = formats[name]
 
     @cached_property
     def blank(self) -> NDArray[Any]:

@@ -3,7 +3,8 @@
 ``pipelines.config_file`` reads one.
 """
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -184,6 +185,10 @@ class RunSection(Section):
         """The number format of one model."""
         both = self.number_format
         return both if isinstance(both, str) else str(getattr(both, model))
+
+    def with_formats(self, formats: Mapping[ModelName, str]) -> Self:
+        """The same, with a number format for each model."""
+        return type(self).model_validate({**self.model_dump(), "number_format": dict(formats)})
 
     def shaping(self) -> list[Any]:
         """What changes the numbers of a shard, as plain JSON. An option that is off adds nothing, so that

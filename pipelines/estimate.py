@@ -18,14 +18,15 @@ from pipelines.bench import Bench
 from pipelines.config import Config
 from pipelines.execute import worker_count
 from pipelines.feed import Batch, read_batches, stack, thread_count
-from pipelines.images import ImagePlan, Shard, plan_shards
+from pipelines.formats import IMAGES, MODELS, TrialItem, kept_formats, sampled, try_formats
+from pipelines.frozen import newest
+from pipelines.images import ImagePlan, plan_shards
 from pipelines.labels import class_ids_of, read_aliases
 from pipelines.working import DECODING, READING, Clock
 from textcam.cam_methods import METHODS
 from textcam.texts import load_bank
 
 PROBE_IMAGES = 64
-MODELS = ("classifier", "encoder")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class PlanSummary:
     seconds: float
     bound: str
     milliseconds_per_image: dict[str, float] = field(default_factory=dict)
+    number_formats: dict[str, dict[str, object]] = field(default_factory=dict)
     probe_errors: int = 0
 
 
@@ -55,6 +57,7 @@ def plan(config: Config) -> PlanSummary:
     bench = Bench(config)
     aliases = read_aliases(config.classifier.class_names)
     bench.labels = class_ids_of(listed.labels, bench.classifier.class_names, aliases)
+    formats = try_both_formats(bench, listed)
     spent, tried, failed = probe(bench, listed)
     workers = worker_count(config.run)
     per_image = {name: seconds / max(tried, 1) for name, seconds in spent.items()}
@@ -87,6 +90,7 @@ def plan(config: Config) -> PlanSummary:
         seconds=images * pace / workers,
         bound=limit,
         milliseconds_per_image={name: round(1000 * value, 3) for name, value in per_image.items()},
+        number_formats=formats,
         probe_errors=failed,
     )
 
@@ -97,12 +101,11 @@ def probe(bench: Bench, listed: ImagePlan) -> tuple[dict[str, float], int, int]:
     Steps are reading, decoding, classifier and encoder, in seconds of the clock, and "cores": seconds of all
     cores together.
     """
-    tried = min(listed.rows.num_rows, max(PROBE_IMAGES, bench.config.run.batch_size))
-    rows = listed.rows.take(np.linspace(0, listed.rows.num_rows - 1, tried).round().astype(np.int64))
+    sample = sampled(listed, max(PROBE_IMAGES, bench.config.run.batch_size))
     spent, clock, failed = dict.fromkeys((*MODELS, "cores"), 0.0), Clock(), 0
     _warm_up(bench)
     cores = time.process_time()
-    for batch in read_batches([bench], Shard(0, rows, "probe"), clock):
+    for batch in read_batches([bench], sample, clock):
         failed += len(batch.errors)
         if len(batch):
             with timed(spent, "classifier"):
@@ -110,7 +113,24 @@ def probe(bench: Bench, listed: ImagePlan) -> tuple[dict[str, float], int, int]:
             with timed(spent, "encoder"):
                 bench.with_room(partial(_encode, bench, batch))
     spent["cores"] = time.process_time() - cores
-    return spent | {name: clock.seconds[name] for name in (READING, DECODING)}, tried, failed
+    return spent | {name: clock.seconds[name] for name in (READING, DECODING)}, len(sample), failed
+
+
+def try_both_formats(bench: Bench, listed: ImagePlan) -> dict[str, dict[str, object]]:
+    """Images a second of each model alone in each number format, and which a run will use: the bench too.
+
+    What a store has decided is kept.
+    """
+    trials = [try_formats(bench, TrialItem(name, sampled(listed, IMAGES))) for name in MODELS]
+    kept = kept_formats(bench, newest(bench.store))
+    told: dict[str, dict[str, object]] = {}
+    for trial in trials:
+        wanted = bench.config.run.format_of(trial.model)
+        used = kept.get(trial.model, trial.chosen) if wanted == "auto" else wanted
+        rates = {"float32": trial.float32, "bfloat16": trial.bfloat16, "cosine": trial.cosine}
+        told[trial.model] = {**{key: one for key, one in rates.items() if one is not None}, "used": used}
+    bench.use_formats({trial.model: str(told[trial.model]["used"]) for trial in trials})
+    return told
 
 
 def _classify(bench: Bench, batch: Batch, size: int) -> None:

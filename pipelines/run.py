@@ -18,6 +18,7 @@ from pipelines.config import Config
 from pipelines.events import EventLog
 from pipelines.execute import Pool, open_pool
 from pipelines.extract import SHARDS, ShardRecord, extract_shard
+from pipelines.formats import decide
 from pipelines.frozen import keep_plan, newest, plan_run, with_added
 from pipelines.images import ImagePlan
 from pipelines.labels import class_ids_of, read_aliases
@@ -56,14 +57,15 @@ def precompute(config: Config, report: Report = lambda progress: None) -> RunSum
     """
     started = time.monotonic()
     report(Progress("plan", 0, 1))
-    bench, plan = prepare(config)
+    bench, plan = prepare(config, report)
     report(Progress("plan", 1, 1, images=plan.rows.num_rows))
     manifest, new = carry_out(bench, plan, report)
     return summary(bench, manifest, new, time.monotonic() - started)
 
 
-def prepare(config: Config) -> tuple[Bench, ImagePlan]:
-    """The models and the images of a run. Raises SourceError, ModelError or ConfigError."""
+def prepare(config: Config, report: Report = lambda progress: None) -> tuple[Bench, ImagePlan]:
+    """The models, in number formats that are decided, and the images of a run. Raises SourceError, ModelError
+    or ConfigError."""
     base = newest(open_storage(config.store))
     config = with_added(config, base)
     load_bank(config.texts.bank, config.texts.templates)  # a bad bank is refused now, not after the images
@@ -71,6 +73,7 @@ def prepare(config: Config) -> tuple[Bench, ImagePlan]:
     plan = plan_run(config, bench.store, base)
     aliases = read_aliases(config.classifier.class_names)
     bench.labels = class_ids_of(plan.labels, bench.classifier.class_names, aliases)
+    decide(bench, plan, base, report)
     return bench, plan
 
 

@@ -68,9 +68,15 @@ def _prepare_all(
     runs: dict[str, tuple[Bench, ImagePlan]] = {}
     for name, config in configs.items():
         report("all", Progress("plan", len(runs), len(configs)))
-        bench, plan = prepare(config)
-        if runs:
-            bench.encoder = next(iter(runs.values()))[0].encoder
+        if not runs:
+            bench, plan = prepare(config, bind(report, name))
+        else:  # one encoder, in one number format
+            first = next(iter(runs.values()))[0]
+            own, shared = config.run.format_of("classifier"), first.config.run.format_of("encoder")
+            run = config.run.with_formats({"classifier": own, "encoder": shared})
+            config = config.model_copy(update={"run": run})
+            bench, plan = prepare(config, bind(report, name))
+            bench.encoder = first.encoder
         runs[name] = bench, plan
         report("all", Progress("plan", len(runs), len(configs), images=plan.rows.num_rows))
     return runs
