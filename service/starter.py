@@ -48,6 +48,7 @@ run:
   gpus_per_worker: 0      # 1 on GPU machines
   shard_size: 4096        # images per unit of work; at most one shard per worker is lost in a crash
   batch_size: 64
+  number_format: float32  # float32 | bfloat16 | auto: tried when the run begins; often twice as fast
   max_error_rate: 0.01    # the run fails if more images than this cannot be read
 
 store: {store}            # folder, or s3:// or gs:// prefix

@@ -20,7 +20,7 @@ from pipelines.run import precompute
 from pipelines.together import precompute_together
 from store.errors import ConfigError
 from store.prune import prune
-from store.reader import Snapshot
+from store.reader import Snapshot, as_matrix
 from store.storage import open_storage
 from tests.pipelines import worlds
 
@@ -239,3 +239,22 @@ def test_a_model_without_a_pass_in_bfloat16_stays_as_it_is(
     monkeypatch.setattr(bench.encoder, "encode_images", picky)
     shard = sampled(plan_shards(bench.config.images, 12), 16)
     assert try_formats(bench, TrialItem("encoder", shard)) == Trial("encoder", None, None, None, "float32")
+
+
+@pytest.mark.slow
+def test_a_compiled_run_has_a_key_of_its_own_and_the_same_words(world: Path) -> None:
+    precompute(worlds.config(world, "plain"))
+    precompute(worlds.config(world, "fast", run={"compile": True}))
+    plain, fast = (worlds.tables(world / name) for name in ("plain", "fast"))
+    for table, column in (("activations", "pooled"), ("embeddings", "embedding")):
+        one, other = (as_matrix(store[table][column].combine_chunks()) for store in (plain, fast))
+        np.testing.assert_allclose(other, one, atol=2e-3)
+    assert plain["images"]["prediction"].equals(fast["images"]["prediction"])
+    assert Snapshot.open(world / "fast").manifest.config["run"]["compile"] is True
+    parts = [
+        {part.path for part in Snapshot.open(world / name).parts("images")} for name in ("plain", "fast")
+    ]
+    assert parts[0].isdisjoint(parts[1])
+    again = {"compile": True, "shard_size": 5}
+    precompute(worlds.config(world, "again", run=again))
+    assert worlds.different_tables(world / "fast", world / "again") == []
