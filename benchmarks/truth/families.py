@@ -21,7 +21,7 @@ from benchmarks.truth.creatures import Creatures
 from benchmarks.truth.evidence import Array
 from benchmarks.truth.family_cases import FamilyCase, family_case
 from benchmarks.truth.family_judges import compete_in_family
-from benchmarks.truth.family_worlds import world_of
+from benchmarks.truth.family_worlds import FamilyWorld, world_of
 from benchmarks.truth.label_scenes import LABELS, label_world
 from benchmarks.truth.measures import bootstrap
 from benchmarks.truth.ours import DEFAULT, Choices, Directions
@@ -71,7 +71,7 @@ def rules(seeds: int) -> dict[str, Samples]:
         (family_case(world) for world in worlds),
         {**ENTRANTS, "ours, every text of kind other": _of_kind("other")},
     )
-    return found | _blinded(family_case(worlds[0], blind=BLIND))
+    return found | _blinded(worlds[0])
 
 
 def parts(seeds: int) -> dict[str, Samples]:
@@ -108,8 +108,9 @@ def _add_facts(facts: Samples, one: FamilyCase) -> None:
         facts[f"encoder, {name}"].append(accuracy)
 
 
-def _blinded(one: FamilyCase) -> dict[str, Samples]:
+def _blinded(world: FamilyWorld) -> dict[str, Samples]:
     """What the gate says of an encoder that is blind to BLIND, and what our words of it would be worth."""
+    one = family_case(world, blind=BLIND)
     facts: Samples = defaultdict(list)
     _add_facts(facts, one)
     made: dict[str, Samples] = {}
