@@ -6,6 +6,7 @@ texts of a query go through the same weights and the same tokenizer, or are refu
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from textcam.arrays import Floats
 from textcam.clip_models import ClipParts, build_clip
 from textcam.compiled import compiled
 from textcam.dense import dense_path
-from textcam.device import choose_device, number_format
+from textcam.device import choose_device, is_out_of_memory, number_format
 from textcam.weights import hash_state
 
 TEXT_BATCH = 256
@@ -53,11 +54,13 @@ class ClipEncoder:
         self._dense = dense_path(visual, self.input_size) if isinstance(visual, nn.Module) else None
         self.has_dense = self._dense is not None
         self.number_format = "float32"
-        self._image_pass: Callable[[torch.Tensor], Any] = self._model.encode_image
+        self._compiles = False
+        self._image_passes: dict[str, Callable[[torch.Tensor], Any]] = {}
 
     def compile(self) -> None:
         """Let ``encode_images`` run as compiled kernels (see ``compiled``)."""
-        self._image_pass = compiled(self._model.encode_image)
+        self._compiles = True
+        self._image_passes.clear()
 
     def prepare(self, image: Image.Image) -> NDArray[Any]:
         """Pixels (3, H, W) of a PIL image: uint8, or float32 where a user's transform cannot be cut."""
@@ -65,8 +68,36 @@ class ClipEncoder:
 
     def encode_images(self, pixels: NDArray[Any]) -> Floats:
         """Unit embeddings (B, D) of pixels (B, 3, H, W) as ``prepare`` gives them."""
-        with torch.inference_mode(), number_format(self.number_format, self.device):
-            return _unit_array(self._embedding(self._image_pass(self._inputs(pixels))))
+        if self.number_format not in self._image_passes:
+            self._image_passes[self.number_format] = self._image_pass()
+        with torch.inference_mode():
+            return _unit_array(self._embedding(self._image_passes[self.number_format](self._inputs(pixels))))
+
+    def _image_pass(self) -> Callable[[torch.Tensor], Any]:
+        """From inputs (B, 3, H, W) to what the image tower returns, in the number format that is set.
+
+        bfloat16 has weights of its own where the tower can do with them: casting them as they are used takes
+        torch's attention layers three times as long as float32, where this takes a quarter.
+        """
+        if self.number_format == "bfloat16":
+            narrow = deepcopy(self._model).to(torch.bfloat16)
+            blank = torch.zeros(1, 3, *self.input_size, device=self.device, dtype=torch.bfloat16)
+            try:
+                with torch.inference_mode():
+                    narrow.encode_image(blank)
+            except (RuntimeError, TypeError) as error:  # it has float32 tensors of its own on the way
+                if is_out_of_memory(error):
+                    raise
+            else:
+                encode = compiled(narrow.encode_image) if self._compiles else narrow.encode_image
+                return lambda inputs: encode(inputs.to(torch.bfloat16))
+        encode = compiled(self._model.encode_image) if self._compiles else self._model.encode_image
+
+        def cast(inputs: torch.Tensor) -> Any:
+            with number_format(self.number_format, self.device):
+                return encode(inputs)
+
+        return cast
 
     def encode_texts(self, texts: Sequence[str]) -> Floats:
         """Unit embeddings (T, D). Texts longer than ``context_length`` tokens are cut by the tokenizer."""

@@ -1,3 +1,4 @@
+import copy
 import gzip
 import json
 
@@ -126,6 +127,47 @@ def test_names_without_weights_are_answered_with_the_tags():
     assert "openai" in error.value.fix
     with pytest.raises(ModelError, match="open_clip has no model 'ViT-B-33'"):
         load_encoder("ViT-B-33", weights="openai")
+
+
+def test_bfloat16_has_weights_of_its_own_and_leaves_texts_and_float32_as_they_are(tmp_path):
+    encoder = load_encoder(write_clip(tmp_path))
+    pixels = pixels_of(encoder)
+    plain, texts = encoder.encode_images(pixels), encoder.encode_texts(TEXTS)
+    encoder.number_format = "bfloat16"
+    narrow = encoder.encode_images(pixels)
+    by_hand = copy.deepcopy(encoder._model).bfloat16()
+    with torch.inference_mode():
+        expected = by_hand.encode_image(encoder._inputs(pixels).bfloat16()).float().numpy()
+    assert np.abs(narrow - expected / np.linalg.norm(expected, axis=1, keepdims=True)).max() < 1e-6
+    assert not np.array_equal(narrow, plain)
+    assert np.einsum("nd,nd->n", narrow, plain).min() > 0.999
+    assert np.array_equal(encoder.encode_texts(TEXTS), texts)
+    encoder.number_format = "float32"
+    assert np.array_equal(encoder.encode_images(pixels), plain)
+
+
+def test_a_tower_with_float32_of_its_own_runs_in_bfloat16_by_casts(monkeypatch, tmp_path):
+    (tmp_path / "fixed_clip.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "from torchvision import transforms as t\n"
+        "class Clip(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        torch.manual_seed(0)\n"
+        "        self.image, self.text = nn.Linear(3 * 64, 7), nn.Embedding(128, 7)\n"
+        "    def encode_image(self, x): return self.image(x.flatten(1).float() * torch.linspace(0, 1, 192))\n"
+        "    def encode_text(self, ids): return self.text(ids).sum(1)\n"
+        "def tokens(texts): return torch.tensor([[ord(text[0])] for text in texts])\n"
+        "def build(): return Clip(), t.Compose([t.Resize((8, 8)), t.ToTensor()]), tokens\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    encoder = load_encoder("python:fixed_clip:build")
+    pixels = pixels_of(encoder)
+    plain = encoder.encode_images(pixels)
+    encoder.number_format = "bfloat16"
+    assert np.einsum("nd,nd->n", encoder.encode_images(pixels), plain).min() > 0.999
+    assert not np.array_equal(encoder.encode_images(pixels), plain)
 
 
 def test_a_users_own_encoder(tmp_path, monkeypatch):
