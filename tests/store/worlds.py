@@ -75,6 +75,7 @@ class TinyWorld:
         self.dims = Dims(K, D, MAP_SHAPE[0] * MAP_SHAPE[1])
         self.labels = np.arange(N) % C
         self.uris = [f"{CLASSES[c]}/bild-ä-{i:02d}.png" for i, c in enumerate(self.labels)]
+        self.contents = list(self.uris)  # what the hash of an image's content is of
         self.image_ids = np.array([stable_id(uri) for uri in self.uris])
         self.pooled = random.gamma(2.0, 1.0, (N, K)).astype(np.float16).astype(np.float32)
         self.embeddings = unit(random.normal(size=(N, D)))
@@ -202,7 +203,7 @@ def _shard_tables(world: TinyWorld, shard: int, rows: NDArray[np.int64]) -> dict
         "images": {
             "image_id": ids,
             "uri": [world.uris[i] for i in rows],
-            "content_hash": [hashlib.sha256(world.uris[i].encode()).hexdigest() for i in rows],
+            "content_hash": [hashlib.sha256(world.contents[i].encode()).hexdigest() for i in rows],
             "width": [WIDTH] * len(rows),
             "height": [HEIGHT] * len(rows),
             "label": world.labels[rows],
@@ -248,6 +249,7 @@ def _whole_tables(world: TinyWorld) -> dict[str, dict[str, Any]]:
             "effect": [1.5, -0.5, 2.0],
         },
         "class_texts": _class_texts(world),
+        "confidences": _confidences(world),
         "findings": _findings(world),
         "maps": _maps(world),
     }
@@ -311,6 +313,21 @@ def _classes(world: TinyWorld) -> dict[str, Any]:
         "bias": world.bias,
         "n_images": [int(of.sum()) for of in members],
         "accuracy": [float(right[of].mean()) if of.any() else None for of in members],
+    }
+
+
+def _confidences(world: TinyWorld) -> dict[str, Any]:
+    ids = {
+        "channel": range(world.channels),
+        "class": range(len(CLASSES)),
+        "group": range(world.groups),
+        "image": sorted(world.image_ids),
+    }
+    pairs = [(subject, int(one)) for subject, of_it in ids.items() for one in of_it]
+    return {
+        "subject": [subject for subject, _ in pairs],
+        "id": [one for _, one in pairs],
+        "confidence": np.linspace(0, 1, len(pairs)),
     }
 
 

@@ -294,3 +294,44 @@ def test_doubles_by_content_and_by_embedding(tmp_path):
     assert found[0].similarity == pytest.approx(1, abs=1e-3)
     assert found[0].image_id < found[0].other_id
     assert Query.open(tmp_path / "store").audit.doubles(None) == []
+
+
+def test_doubles_of_one_content_across_classes_and_splits(tmp_path):
+    """By place: 0 and 3 are one class in two splits, 2 and 4 two classes in one, 5 and 10 two of both, 6 and 7
+    two classes beside folders that are no splits."""
+    world = TinyWorld()
+    folders = {0: "train", 2: "train", 3: "val", 4: "train", 5: "test", 10: "Train"}
+    world.uris = [f"{folders.get(at, 'more')}/{uri}" for at, uri in enumerate(world.uris)]
+    world.image_ids = np.array([stable_id(uri) for uri in world.uris])
+    for copy, of in ((3, 0), (4, 2), (10, 5), (7, 6)):
+        world.contents[copy] = world.contents[of]
+    tiny_store(tmp_path / "store", world)
+    found = Query.open(tmp_path / "store").audit.doubles(None)
+    place = {uri: at for at, uri in enumerate(world.uris)}
+    told = {
+        frozenset((place[one.uri], place[one.other_uri])): (one.across_classes, one.across_splits)
+        for one in found
+    }
+    assert told == {
+        frozenset((0, 3)): (False, True),
+        frozenset((2, 4)): (True, False),
+        frozenset((5, 10)): (True, True),
+        frozenset((6, 7)): (True, False),
+    }
+    assert {found[0].uri, found[0].other_uri} == {world.uris[5], world.uris[10]}  # the gravest first
+    assert all(one.similarity is None and one.image_id < one.other_id for one in found)
+
+
+def test_three_of_one_content_are_two_doubles_of_the_first(tmp_path):
+    world = TinyWorld()
+    for copy in (4, 9):
+        world.contents[copy] = world.contents[2]
+    world.labels = world.labels.copy()
+    world.labels[4] = -1  # of no class: it crosses none
+    tiny_store(tmp_path / "store", world)
+    found = Query.open(tmp_path / "store").audit.doubles(None)
+    first, *others = sorted(world.image_ids[[2, 4, 9]].tolist())
+    assert sorted((one.image_id, one.other_id) for one in found) == [(first, one) for one in others]
+    unlabelled = world.image_ids[4]
+    for one in found:
+        assert one.across_classes == (unlabelled not in (one.image_id, one.other_id))

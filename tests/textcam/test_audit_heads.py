@@ -1,13 +1,18 @@
 """Corrected heads, what-ifs over a store, and the file that a head is written to."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from safetensors import safe_open
 
 from store.errors import QueryError
-from tests.store.worlds import TinyWorld, tiny_store
+from store.schema import stable_id
+from store.storage import open_storage
+from store.writer import commit
+from tests.store.worlds import TinyWorld, tiny_manifest, tiny_store
+from textcam.audit import Finding
 from textcam.query import Query
 from textcam.suppress import (
     LARGEST_WEIGHT,
@@ -135,6 +140,28 @@ def test_too_few_images_are_refused():
     samples, head = cue_samples(12)
     with pytest.raises(QueryError):
         suppress(samples, head, np.array([1]))
+
+
+def test_a_store_without_activations_or_labels_has_no_corrected_head(tmp_path):
+    def opened(name, world, *, without=()):
+        storage = open_storage(tmp_path / name)
+        whole = tiny_manifest(storage, world, 2, None)
+        commit(storage, replace(whole, parts=tuple(one for one in whole.parts if one.table not in without)))
+        return Query.open(tmp_path / name).audit
+
+    finding = Finding(
+        7, 1, stable_id("red"), 0, "colour", 0.5, None, None, 0, 0, None, None, None, None, None, None,
+        None, 0, "used", 1,
+    )  # fmt: skip
+    with pytest.raises(QueryError, match="no activations"):
+        opened("bare", TinyWorld(images=40), without=("activations",)).suppress([finding])
+    unlabelled = TinyWorld(images=40)
+    unlabelled.labels = np.full(40, -1)
+    with pytest.raises(QueryError, match="have none"):
+        opened("unlabelled", unlabelled).suppress([finding])
+    made = opened("whole", TinyWorld(images=40)).suppress([finding])
+    assert made.fitted + made.held_out == 40
+    assert made.weights.shape == (3, 7)
 
 
 def test_a_tensor_file_is_what_the_library_reads(tmp_path):
