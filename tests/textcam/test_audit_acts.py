@@ -297,8 +297,8 @@ def test_doubles_by_content_and_by_embedding(tmp_path):
 
 
 def test_doubles_of_one_content_across_classes_and_splits(tmp_path):
-    """By place: 0 and 3 are one class in two splits, 2 and 4 two classes in one, 5 and 10 two of both, 6 and 7
-    two classes beside folders that are no splits."""
+    """By place: 0 and 3 are one class in two splits, 2 and 4 two classes in one, 5 and 10 two of both, 6 and
+    7 two classes in folders that are no splits."""
     world = TinyWorld()
     folders = {0: "train", 2: "train", 3: "val", 4: "train", 5: "test", 10: "Train"}
     world.uris = [f"{folders.get(at, 'more')}/{uri}" for at, uri in enumerate(world.uris)]
