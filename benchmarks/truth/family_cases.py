@@ -20,14 +20,16 @@ from benchmarks.truth.square import SHORTCUT, Case, Pair
 from demo.scenes import SIZE
 
 PER_CLASS = 80
+NEUTRAL = 0.5  # flip rate of a word in no rule from which on it counts neither way
+FEWEST = 5  # right predictions that a flip rate is measured on
 MASK_SIZE = {96: 48, 64: 64}  # by the classifier's: a whole multiple of its map
 
 
 @dataclass(frozen=True)
 class FamilyCase:
     """``case`` for the methods. ``ruled`` (C, W): the class's rule names the word; ``used``: and its
-    attribute flips the class, by measure; ``neutral``: it flips and no rule says so, which is judged neither
-    way.
+    attribute flips the class, by measure; ``neutral``: it flips much and no rule says so, which is judged
+    neither way.
     ``change`` (C, W) are the effects on logits. ``seen`` (W,): the encoder can see it, the others are not
     judged. ``topics`` (W,) number what each word is about; ``moved`` (K, W) is the effect on channels.
     """
@@ -59,16 +61,18 @@ def family_case(world: FamilyWorld, *, blind: tuple[str, ...] = (), per_class: i
     maps, logits = asked(module, pixels(family, scenes, family.classifier_size))
     pooled = maps.mean((2, 3))
     found, words = effects(world), words_of(family)
-    flips = found.flips > SHORTCUT
+    flips = (found.flips > SHORTCUT) & (found.asked >= FEWEST)
     ruled = _ruled(world)
+    used = ruled & flips
+    attribute = attribute_of(family)
     gates = gate(family, zero_shot(embeddings, embedded, labels))
+    seen = np.array([gates[attribute[word]][1] for word in words])
     pairs = tuple(
-        Pair(c, w, bool(ruled[c, w]), float(found.flips[c, w]), float(found.change[c, w]))
+        Pair(c, w, bool(used[c, w] and seen[w]), float(found.flips[c, w]), float(found.change[c, w]))
         for c in range(len(world.rules))
         for w in range(len(words))
     )
-    judged = [words[w] for w in np.flatnonzero((ruled & flips).any(0))]
-    attribute = attribute_of(family)
+    judged = [words[w] for w in np.flatnonzero(used.any(0) & seen)]
     subjects = [family.topic(word) for word in words]
     case = Case(
         name=f"{family.name} {world.seed}",
@@ -88,10 +92,10 @@ def family_case(world: FamilyWorld, *, blind: tuple[str, ...] = (), per_class: i
     return FamilyCase(
         case,
         ruled,
-        used=ruled & flips,
-        neutral=~ruled & flips,
+        used=used,
+        neutral=~ruled & (found.flips > NEUTRAL),
         change=found.change,
-        seen=np.array([gates[attribute[word]][1] for word in words]),
+        seen=seen,
         topics=np.unique(subjects, return_inverse=True)[1],
         moved=found.moved,
         accuracy=float(found.accuracy),

@@ -109,16 +109,13 @@ class LabelScenes:
 
 
 def label_world(label: str, seed: int) -> FamilyWorld:
-    """A classifier of a label, with a background and an artefact planted in two of its classes."""
+    """A classifier of a label, with a background or an artefact planted in one of its classes."""
     family = LabelScenes(label)
     rng = np.random.default_rng([47, LABELS.index(label), seed])
     rules = family.rules(rng)
-    first, second = rng.permutation(len(rules))[:2].tolist()
-    cues = tuple(
-        (one, str(rng.choice(family.values[name])))
-        for one, name in ((first, "background"), (second, "artefact"))
-    )
-    return FamilyWorld(family, seed, rules, cues)
+    name = ("background", "artefact")[rng.integers(2)]
+    cue = int(rng.integers(len(rules))), str(rng.choice(family.values[name]))
+    return FamilyWorld(family, seed, rules, (cue,))
 
 
 def _attribute(text: str) -> str:

@@ -134,10 +134,11 @@ def test_rules_of_a_world_share_no_value() -> None:
         assert len(words) == len(set(words)) == 10
 
 
-def test_a_world_of_labels_has_two_cues_of_different_classes() -> None:
+def test_a_world_of_labels_has_a_cue() -> None:
     for label in LABELS:
-        world = label_world(label, 0)
-        (first, background), (second, artefact) = world.cues
-        assert first != second
-        assert background in world.family.values["background"]
-        assert artefact in world.family.values["artefact"]
+        worlds = [label_world(label, seed) for seed in range(6)]
+        for world in worlds:
+            ((class_id, word),) = world.cues
+            assert 0 <= class_id < len(world.rules)
+            assert word in (*world.family.values["background"], *world.family.values["artefact"])
+        assert len({world.key for world in worlds}) == 6

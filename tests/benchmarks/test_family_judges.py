@@ -151,7 +151,9 @@ def test_effects_are_those_of_a_classifier_that_sees_one_word() -> None:
     assert found.asked[0, at["red"]] == 10
     assert found.change[0, at["red"]] == pytest.approx(2.0)
     assert found.change[1, at["red"]] == pytest.approx(-2.0)
+    assert found.asked[0, at["striped"]] == 10
     assert found.flips[0, at["striped"]] == 0.0
+    assert found.asked[1, at["striped"]] < 10, "where red is, class 0 is predicted"
     assert found.moved[1].tolist() == [0.0] * len(at)
     assert found.moved[0].argmax() == at["red"]
     assert 0.5 <= found.accuracy <= 1.0
