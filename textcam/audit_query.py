@@ -25,7 +25,7 @@ from textcam.shares import ClassMeans
 from textcam.slices import CONFIDENT, SliceNames, label_suspects, slice_batches
 from textcam.slices import slices as slice_rows
 from textcam.statistics import Matched
-from textcam.suppress import Method, Samples, Suppressed
+from textcam.suppress import LOST, Method, Samples, Suppressed
 from textcam.suppress import suppress as corrected_head
 from textcam.whatif import Head, neutral_head, project_out
 
@@ -158,13 +158,16 @@ class AuditQuery:
             means.update(np.zeros(len(rows), np.int64), rows.pooled)
         return means.overall
 
-    def suppress(self, findings: Sequence[Finding], method: Method = "refit") -> Suppressed:
+    def suppress(
+        self, findings: Sequence[Finding], method: Method = "refit", lost: float = LOST
+    ) -> Suppressed:
         """The head without these shortcuts, and what it does to held-out images; see ``textcam.suppress``.
+        ``lost`` of the average accuracy may be given up for it.
 
         Raises QueryError without a linear head, activations or labels.
         """
         head, classes = self.head(), np.array([one.class_id for one in findings], np.int64)
-        return corrected_head(self._samples(findings), head, classes, method)
+        return corrected_head(self._samples(findings), head, classes, method, lost)
 
     def _samples(self, findings: Sequence[Finding]) -> Samples:
         """The labelled images, or as many of the lowest ids (hashes: a random draw) as time allows."""

@@ -96,16 +96,19 @@ class Suppressed:
     groups: tuple[GroupAccuracy, ...]
 
 
-def suppress(samples: Samples, head: Head, classes: Ints, method: Method = "refit") -> Suppressed:
+def suppress(
+    samples: Samples, head: Head, classes: Ints, method: Method = "refit", lost: float = LOST
+) -> Suppressed:
     """The head without the shortcuts of F findings of these ``classes`` (F,), whose texts' presence
-    ``samples`` holds. Raises QueryError for too few images to fit on or to hold out."""
+    ``samples`` holds; a refit may lose ``lost`` of the average accuracy in its trials. Raises QueryError for
+    too few images to fit on or to hold out."""
     fitting, held_out = samples.split()
     for part, name in ((fitting, "fit on"), (held_out, "hold out")):
         if len(part.labels) < 2 * LEAST_IMAGES:
             raise QueryError(
                 f"{len(part.labels)} images with a label are too few to {name}.", fix="Use a larger store."
             )
-    made = project(fitting, head) if method == "project" else refit_near(fitting, head, classes)
+    made = project(fitting, head) if method == "project" else refit_near(fitting, head, classes, lost)
     before, after = right(held_out, head), right(held_out, made)
     groups = group_accuracies(held_out, classes, before, after)
     counted = [one for one in groups if one.n >= LEAST_IMAGES]
@@ -214,10 +217,10 @@ def _unbalanced(samples: Samples) -> int:
     return found
 
 
-def refit_near(samples: Samples, head: Head, classes: Ints) -> Head:
+def refit_near(samples: Samples, head: Head, classes: Ints, lost: float = LOST) -> Head:
     """The head refitted on all of ``samples``, as near to the old one as served best in FOLDS trials, each on
     images that its fit did not see: the best worst group, then the best mean over groups, among those that
-    lose at most LOST of the average."""
+    lose at most ``lost`` of the average."""
     fold = samples.image_ids // HELD_OUT % FOLDS
     old = float(right(samples, head).mean())
     best, chosen = (-np.inf, -np.inf), NEARNESS[0]
@@ -227,7 +230,7 @@ def refit_near(samples: Samples, head: Head, classes: Ints) -> Head:
             tried = refit(samples.take(fold != number), head, nearness) if (fold != number).any() else head
             correct[fold == number] = right(samples.take(fold == number), tried)
         average = float(correct.mean())
-        merit = worst_and_mean(samples, classes, correct) if average >= old - LOST else (average - 1, 0.0)
+        merit = worst_and_mean(samples, classes, correct) if average >= old - lost else (average - 1, 0.0)
         if merit > best:
             best, chosen = merit, nearness
     return refit(samples, head, chosen)
