@@ -104,6 +104,9 @@ def suppress(
     names: Names,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the head goes (.safetensors).")],
     method: Annotated[How, typer.Option(help="Fit the head anew, or project the texts out.")] = How.refit,
+    lose: Annotated[
+        float, typer.Option(min=0, max=100, help="Points of average accuracy that a refit may lose.")
+    ] = 1.0,
     prefix: Annotated[
         str, typer.Option(metavar="NAME", help='Name of the layer in your model, e.g. "fc": key "fc.weight".')
     ] = "",
@@ -121,6 +124,6 @@ def suppress(
 
     query = Query.open(store, snapshot)
     found = [query.audit.finding(name) for name in names]
-    made = query.audit.suppress(found, method.value)
+    made = query.audit.suppress(found, method.value, lose / 100)
     write_head(query, found, made, out, prefix)
     print_suppressed(query, found, made, out, as_json)
