@@ -58,6 +58,19 @@ def test_a_corrected_head_no_longer_goes_by_the_cue(method):
         assert made.accuracy_after > made.accuracy_before - 0.01
 
 
+def test_a_refit_loses_no_more_of_the_average_than_it_may():
+    samples, head = cue_samples(follow=0.985)  # so good a cue that giving it up costs
+    careful = suppress(samples, head, np.array([1]), lost=0.01)
+    free = suppress(samples, head, np.array([1]), lost=0.2)
+    assert careful.accuracy_after > careful.accuracy_before - 0.02
+    assert careful.accuracy_before - 0.2 < free.accuracy_after < careful.accuracy_after
+    cue = [abs(made.weights[1, 1] - made.weights[0, 1]) for made in (careful, free)]
+    assert cue[1] < cue[0] / 2
+    fresh, _ = cue_samples(follow=0.5, seed=1)  # where the cue tells nothing
+    gained = [right(fresh, (made.weights, made.bias)).mean() for made in (careful, free)]
+    assert gained[1] > gained[0] + 0.05 > right(fresh, head).mean() + 0.05
+
+
 def test_projection_leaves_no_covariance_with_the_text():
     samples, head = cue_samples()
     made = project(samples, head, shrinkage=0.0)
