@@ -68,7 +68,7 @@ def test_a_refit_loses_no_more_of_the_average_than_it_may():
     assert cue[1] < cue[0] / 2
     fresh, _ = cue_samples(follow=0.5, seed=1)  # where the cue tells nothing
     gained = [right(fresh, (made.weights, made.bias)).mean() for made in (careful, free)]
-    assert gained[1] > gained[0] + 0.05 > right(fresh, head).mean() + 0.05
+    assert gained[1] > gained[0] + 0.03 > right(fresh, head).mean() + 0.1
 
 
 def test_projection_leaves_no_covariance_with_the_text():
