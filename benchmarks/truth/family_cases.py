@@ -21,7 +21,7 @@ from demo.scenes import SIZE
 
 PER_CLASS = 80
 NEUTRAL = 0.5  # flip rate of a word in no rule from which on it counts neither way
-FEWEST = 5  # right predictions that a flip rate is measured on
+FEWEST = 8  # right predictions that a flip rate is measured on
 MASK_SIZE = {96: 48, 64: 64}  # by the classifier's: a whole multiple of its map
 
 

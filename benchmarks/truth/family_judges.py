@@ -99,7 +99,7 @@ def judge_groups(one: FamilyCase, rows: Array) -> Samples:
     """
     truth = channel_topics(one)
     sure = truth >= 0
-    if sure.sum() < 8 or not rows.any():
+    if sure.sum() < 8 or len(np.unique(truth[sure])) < 2 or not rows.any():
         return {}
     few = group_channels(rows, count=int(one.topics.max()) + 1)
     many = group_channels(rows, count=GROUPS)

@@ -83,13 +83,13 @@ class LabelScenes:
         return _sized(scene, other, rng) if attribute == "size" else _set(scene, attribute, other)
 
     def rules(self, rng: Generator) -> tuple[Rule, ...]:
-        """Four textures, three sizes, or six pairs of a colour and a texture."""
+        """Four textures, three sizes, or six pairs: three colours, each with two textures."""
         if self.label == "texture":
             return tuple(Rule("texture", (value,)) for value in VALUES["texture"])
         if self.label == "size":
             return (Rule("size", ("small",)), Rule("no size", ()), Rule("size", ("large",)))
         colours, textures = (rng.permutation(VALUES[name]).tolist() for name in ("colour", "texture"))
-        pairs = [(colours[k], textures[k % 4]) for k in range(6)]
+        pairs = [(colours[k // 2], textures[k % 2]) for k in range(6)]
         return tuple(Rule("pair", pair) for pair in pairs)
 
     def meets(self, scene: Scene, rule: Rule) -> bool:
