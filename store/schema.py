@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-FORMAT_VERSION = 2  # 2: the tables channel_texts, class_effects
+FORMAT_VERSION = 3  # 2: the tables channel_texts, class_effects; 3: confidences
 
 KINDS = ("object", "part", "colour", "texture", "material", "scene", "artefact", "other")
 SIDES = ("positive", "negative")
 VERDICTS = ("used", "association", "unproven")
+SUBJECTS = ("channel", "class", "group", "image")  # whose first word a confidence is about
 WHOLE_MAP = -1  # group_id of a map that belongs to no group but to the whole explanation
 
 
@@ -144,6 +145,7 @@ def tables(dims: Dims) -> dict[str, Table]:
             group_ids=_list(i32),
             group_contributions=_list(f32),
         ),
+        table("confidences", ("subject", "id"), subject=text, id=i64, confidence=f32),
         table(
             "findings",
             ("finding_id",),

@@ -25,7 +25,7 @@ from store.storage import Storage, open_storage
 from store.vectors import VectorIndex
 from store.writer import MAY_BE_NONE, NO_ID, check_values, strictly_ascending
 
-OPTIONAL = ("errors", "channel_texts", "class_effects", "findings", "maps")
+OPTIONAL = ("errors", "channel_texts", "class_effects", "confidences", "findings", "maps")
 UNIT = {
     "embeddings": ("embedding",),
     "texts": ("embedding",),
@@ -216,6 +216,8 @@ def _references(snapshot: Snapshot, sound: set[str]) -> Iterator[Problem]:
             yield Problem("reference", name, what)
     if {"channels", "groups"} <= sound:
         yield from _group_members(snapshot)
+    if "confidences" in sound:
+        yield from _subjects(snapshot, known)
     if {"images", "errors"} <= sound:
         both = set(snapshot.table("errors", ["uri"]).column(0).to_pylist())
         both &= set(snapshot.table("images", ["uri"]).column(0).to_pylist()) if both else set()
@@ -261,6 +263,16 @@ def _group_members(snapshot: Snapshot) -> Iterator[Problem]:
     for channel, group in sorted(of_channel ^ of_group)[:1]:
         what = f"channel {channel} and group {group} do not agree on whether they belong together"
         yield Problem("reference", "groups", what)
+
+
+def _subjects(snapshot: Snapshot, known: dict[str, NDArray[np.int64]]) -> Iterator[Problem]:
+    """What a confidence is about exists."""
+    plural = {"channel": "channels", "class": "classes", "group": "groups", "image": "images"}
+    for batch in snapshot.batches("confidences", ["subject", "id"]):
+        for subject, target in plural.items():
+            ids = batch.column(1).filter(pc.equal(batch.column(0), subject)).to_numpy()
+            if target in known and not np.isin(ids, known[target]).all():
+                yield Problem("reference", "confidences", f"a {subject} is not in {target}")
 
 
 def _index(snapshot: Snapshot, table: str) -> Iterator[Problem]:

@@ -15,16 +15,21 @@ import pyarrow.parquet as pq
 from store.checked import cut_blocks
 from store.errors import Damaged, SchemaMismatch, SnapshotConflict
 from store.manifest import Manifest, PartRecord, manifest_path, sha256, snapshots
-from store.schema import KINDS, SIDES, VERDICTS, Table
+from store.schema import KINDS, SIDES, SUBJECTS, VERDICTS, Table
 from store.storage import Storage, concurrently, step
 
 ROW_GROUP_ROWS = 8192
 LOWEST_ID = 0
 NO_ID = -1  # findings: no text or no group; maps: no group but the whole map
-_ID_COLUMNS = ("image_id", "channel", "class_id", "text_id", "group_id", "finding_id", "rank")
+_ID_COLUMNS = ("image_id", "channel", "class_id", "text_id", "group_id", "finding_id", "rank", "id")
 _ID_LISTS = ("text_ids", "group_ids", "channels")
 MAY_BE_NONE = {("maps", "group_id"), ("findings", "text_id"), ("findings", "group_id")}
-_WORDS = {("texts", "kind"): KINDS, ("examples", "side"): SIDES, ("findings", "verdict"): VERDICTS}
+_WORDS = {
+    ("texts", "kind"): KINDS,
+    ("examples", "side"): SIDES,
+    ("findings", "verdict"): VERDICTS,
+    ("confidences", "subject"): SUBJECTS,
+}
 
 
 def write_part(storage: Storage, table: Table, rows: pa.Table, name: str) -> PartRecord:
@@ -112,6 +117,10 @@ def check_values(table: Table, column: pa.Field, values: pa.ChunkedArray, where:
         least = pc.min(inner).as_py()
         if least is not None and least < lowest:
             raise SchemaMismatch(f"Id {least} is below {lowest}.", where=at)
+    if (table.name, column.name) == ("confidences", "confidence") and len(values):
+        extremes = pc.min_max(values).as_py()
+        if not 0 <= extremes["min"] <= extremes["max"] <= 1:
+            raise SchemaMismatch(f"Confidences from {extremes['min']} to {extremes['max']}.", where=at)
     words = _WORDS.get((table.name, column.name))
     if words and not pc.all(pc.is_in(values, pa.array(words))).as_py() and len(values):
         raise SchemaMismatch(f"Values other than {', '.join(words)}.", where=at)

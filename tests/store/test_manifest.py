@@ -70,8 +70,8 @@ def test_what_is_no_manifest_is_damaged(data):
 
 
 def test_a_later_version_says_so_even_with_keys_we_do_not_know():
-    with pytest.raises(FormatTooNew, match="format 3"):
-        Manifest.from_json(sealed({"format_version": 3, "novelty": []}))
+    with pytest.raises(FormatTooNew, match="format 4"):
+        Manifest.from_json(sealed({"format_version": 4, "novelty": []}))
 
 
 @pytest.mark.parametrize(

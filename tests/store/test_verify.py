@@ -123,6 +123,7 @@ CASES = {
         "reference",
         "ids of text_id are not in texts, the least: 4",
     ),
+    "confidence": ("confidences", set_value("id", 11, 3), "reference", "a group is not in groups"),
     "map": ("maps", set_value("group_id", 8, 5), "reference", "group_id are not in groups"),
     "fewer images": ("activations", lambda rows: rows.slice(1), "reference", "10 rows for 11 images"),
     "error and image": ("errors", set_value("uri", 0, WORLD.uris[0]), "reference", WORLD.uris[0]),
@@ -170,6 +171,9 @@ def test_parts_that_were_not_written_by_the_writer(sound):
     nan = sound.table("channels")
     nan = nan.set_column(3, table_field("channels", 3), pa.array([float("nan")] * 7, pa.float32()))
     assert [one.kind for one in problems(forged(sound, "channels", nan, "channels"))] == ["value"]
+    sure = sound.table("confidences")
+    sure = sure.set_column(2, table_field("confidences", 2), pa.array([1.5] * 23, pa.float32()))
+    assert [one.kind for one in problems(forged(sound, "confidences", sure))] == ["value"]
     other = problems(forged(sound, "errors", pa.table({"uri": ["a"]})))
     assert [(one.kind, one.what) for one in other] == [("value", "Its columns are not those of errors.")]
 

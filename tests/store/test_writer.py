@@ -109,6 +109,11 @@ REFUSED = {
         rows_of("activations", image_id=[1], pooled=[[70_000, 0, 0, 0, 0, 0, 0]]),
         "65504",
     ),
+    "confidence above 1": (
+        rows_of("confidences", subject=["channel"], id=[1], confidence=[1.25]),
+        "from 1.25 to 1.25",
+    ),
+    "confidence of what": (rows_of("confidences", subject=["cat"], id=[1], confidence=[0.5]), "Values other"),
     "number not a number": (rows_of("channels", channel=[0], separation=[float("nan")]), "separation"),
     "nullable not a number": (rows_of("classes", class_id=[0], accuracy=[float("nan")]), "accuracy"),
     "list not a number": (

@@ -362,6 +362,7 @@ def test_info_tells_what_the_store_holds(query: Query, store: Path) -> None:
         "class_effects": 3,
         "class_texts": 12,
         "explanations": 11,
+        "confidences": 23,
         "findings": 2,
         "maps": 9,
     }
