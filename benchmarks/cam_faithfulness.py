@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from benchmarks.measure import Measure, interval, machine, publish
-from benchmarks.tiny_transformers import MODELS, SIDE, weights
+from benchmarks.small_networks import MODELS, SIDE, TRANSFORMERS, weights
 from demo.pictures import photograph
 from demo.scenes import VALUES, Scene, render, scenes
 from textcam.arrays import Floats
@@ -126,7 +126,7 @@ def object_shares(drawn: Sequence[Scene], map_size: tuple[int, int]) -> Floats:
 def measure_model(name: str, count: int) -> list[Measure]:
     """All methods on one of the transformers, over ``count`` held-out scenes that it gets right."""
     classifier = load_classifier(
-        f"python:benchmarks.tiny_transformers:{name}", weights=str(weights(name)), class_names=VALUES["shape"]
+        f"python:benchmarks.small_networks:{name}", weights=str(weights(name)), class_names=VALUES["shape"]
     )
     drawn = list(scenes("held-out", 1, 3 * count))
     pixels = np.stack([classifier.prepare(photograph(scene)) for scene in drawn])
@@ -200,7 +200,7 @@ def main() -> None:
     """Measure, print a table, write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenes", type=int, default=240)
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--models", nargs="+", default=list(TRANSFORMERS), choices=list(MODELS))
     chosen = parser.parse_args()
     measures = [row for name in chosen.models for row in measure_model(name, chosen.scenes)]
     where = {**machine(), "torch": torch.__version__, "scenes": chosen.scenes, "side": SIDE}

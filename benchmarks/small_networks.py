@@ -1,8 +1,10 @@
-"""Small transformers that see something: three forms of timm's, trained here on the demo's scenes.
+"""Small networks that see something, trained here on the demo's scenes: three forms of timm's transformers, a
+hybrid of convolutions and attention, and plain convolutions.
 
 A method that says where a network looks can only be judged on a network that looks somewhere. Each tells the
-shapes of rendered scenes apart; weights lie in the temporary folder (or TEXTCAM_WORLDS), under a name made
-of all that shaped them, and are trained when they are missing (some minutes of two cores).
+shapes of rendered scenes apart: the transformers two times of three (they would need more pictures), the
+hybrid and the convolutions nearly always. Weights lie in the temporary folder (or TEXTCAM_WORLDS), under a
+name made of all that shaped them, and are trained when they are missing (some minutes of two cores).
 """
 
 import hashlib
@@ -10,22 +12,25 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from timm.models.vision_transformer import Block
 from torch import nn
 from torch.nn import functional
 from torchvision import transforms
 
+from demo.models import WEIGHTS, TinyClassifier
 from demo.pictures import Pictures, picture_set
 from demo.scenes import VALUES, scenes
 from demo.train_clip import batches, normalised
 
 SIDE = 64
 BATCH = 128
-STEPS = 2000
+STEPS = {"hybrid": 800, "plain": 1000}  # 2000 of the others
 PICTURES = 12000
 RATE = 1e-3
 CLASSES = len(VALUES["shape"])
@@ -59,10 +64,55 @@ def hiera() -> Built:
     return network, _transform()
 
 
+class Hybrid(nn.Module):
+    """The demo's first convolutions as they are trained there, then tokens and two blocks of attention."""
+
+    def __init__(self, width: int = 96) -> None:
+        super().__init__()
+        self.class_names = VALUES["shape"]
+        self.stem = nn.Sequential(*list(TinyClassifier().features)[:4])  # (B, 64, 16, 16)
+        self.patch = nn.Conv2d(64, width, 2, 2)
+        self.places = nn.Parameter(torch.zeros(1, 64, width))
+        self.blocks = nn.Sequential(*(Block(width, 3) for _ in range(2)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, 64, 64) -> (B, 8)."""
+        tokens = self.patch(self.stem(x)).flatten(2).transpose(1, 2) + self.places
+        return self.head(self.norm(self.blocks(tokens)).mean(1))
+
+
+def hybrid() -> Built:
+    """Attention over tokens that convolutions made, averaged."""
+    network = Hybrid()
+    started = load_file(WEIGHTS / "clean.safetensors")
+    kept = {name.removeprefix("features."): value for name, value in started.items()}
+    network.stem.load_state_dict({name: kept[name] for name in network.stem.state_dict()})
+    return network, _transform()
+
+
+def plain() -> Built:
+    """Convolutions without shortcuts, from nothing: maps of 8 x 8, their mean, a linear layer."""
+    widths = (3, 32, 64, 96, 128)
+    layers: list[nn.Module] = []
+    for at, (before, after) in enumerate(pairwise(widths)):
+        stride = 2 if at < 3 else 1
+        layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+        layers += [nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+    pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], CLASSES)]
+    network = nn.Sequential(*layers, *pooled)
+    network.class_names = VALUES["shape"]
+    return network, _transform()
+
+
+TRANSFORMERS = ("class_token_vit", "pooling_vit", "hiera")  # their heads are not linear in the map
 MODELS: dict[str, Callable[[], Built]] = {
     "class_token_vit": class_token_vit,
     "pooling_vit": pooling_vit,
     "hiera": hiera,
+    "hybrid": hybrid,
+    "plain": plain,
 }
 
 
@@ -89,8 +139,9 @@ def _transform() -> transforms.Compose:
     )
 
 
-def weights(name: str, steps: int = STEPS) -> Path:
+def weights(name: str) -> Path:
     """The file with the weights of one of MODELS, trained now if it is missing."""
+    steps = STEPS.get(name, 2000)
     folder = Path(os.environ.get("TEXTCAM_WORLDS", Path(tempfile.gettempdir()) / "textcam-worlds"))
     shaped = f"{MODELS[name]()[0]} {steps} {PICTURES} {BATCH} {RATE}"
     key = hashlib.sha256(shaped.encode()).hexdigest()[:12]
