@@ -118,7 +118,7 @@ class Bench:
         """Images at a time, if fewer than ``run.batch_size`` fit into memory."""
         return self._room if self._room < self.config.run.batch_size else None
 
-    @property
+    @cached_property
     def tables(self) -> dict[str, Table]:
         """The store's tables at these sizes."""
         return tables(self.dims)

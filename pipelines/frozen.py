@@ -48,7 +48,8 @@ def plan_run(config: Config, storage: Storage, base: Manifest | None) -> ImagePl
     ledger = Ledger(storage)
     frozen = None
     if base is not None:
-        frozen = shards_of(Snapshot(storage, base))
+        kept = kept_plan(storage, base.fingerprints.get("plan", ""))
+        frozen = shards_of(Snapshot(storage, base)) if kept is None else kept.rows.select(["uri", "shard"])
     elif (begun := _read(storage, ledger.get(STAGE, _begun(config)))) is not None:
         frozen = begun.rows.select(["uri", "shard"])
     return plan_shards(config.images, config.run.shard_size, config.added, frozen)

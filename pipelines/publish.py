@@ -163,7 +163,8 @@ def publish(
         parts=tuple(parts),
     )
     made = replace(bare, indexes=build_indexes(Snapshot(bench.store, bare), newest, bench.config.index))
-    if newest and replace(made, snapshot=newest.snapshot, parent=newest.parent).to_json() == newest.to_json():
+    same = newest and replace(made, snapshot=newest.snapshot, parent=newest.parent)
+    if newest and same and (same == newest or same.to_json() == newest.to_json()):
         return newest
     return commit(bench.store, made)
 

@@ -22,7 +22,7 @@ from pipelines.formats import decide
 from pipelines.frozen import keep_plan, newest, plan_run, with_added
 from pipelines.images import ImagePlan
 from pipelines.labels import class_ids_of, read_aliases
-from pipelines.ledger import MAYBE_PARTS, PARTS, WORK_FILES, File, Ledger, WorkFile
+from pipelines.ledger import MAYBE_PARTS, PART_LISTS, PARTS, WORK_FILES, File, Ledger, WorkFile
 from pipelines.proof_images import Sample
 from pipelines.spread import Progress, Report, Spreader
 from store.errors import RunIncomplete, SnapshotConflict
@@ -256,7 +256,8 @@ class Run(Spreader):
         texts = WORK_FILES.load(self.ledger.once("texts", texts_key, embed))
         self.report(Progress("texts", 1, 1))
         sections = [self.config.words, self.config.groups]
-        key = digest(directions_key, texts_key, [one.model_dump(mode="json") for one in sections])
+        shaping = [one.model_dump(mode="json") for one in sections]
+        key = digest(directions_key, texts_key, shaping, describe.METHOD)
 
         def name_channels() -> tuple[Any, Sequence[File]]:
             self.report(Progress("words", 0, 1))
@@ -269,7 +270,8 @@ class Run(Spreader):
         items = [
             (digest(key, one.record.key), one) for one in describe.explanation_items(shards, shared, key)
         ]
-        parts += self.spread("explain", describe.explain_shard, items, len(items), PARTS)
+        explained = self.spread("explain", describe.explain_shard, items, len(items), PART_LISTS)
+        parts += [part for of_shard in explained for part in of_shard]
         return describe.Described(key, bank, shared, tuple(parts))
 
     def audit(self, shards: Sequence[ShardRecord], described: describe.Described) -> list[PartRecord]:
@@ -313,7 +315,11 @@ class Run(Spreader):
 
     def maps(self, shards: Sequence[ShardRecord], described: describe.Described) -> list[PartRecord]:
         """The maps that pages show."""
-        exemplars = publish.choose_exemplars(self.bench, shards)
+        settings = [self.config.report.exemplars, [shard.key for shard in shards]]
+        chosen = self.ledger.once(
+            "exemplars", digest(*settings), lambda: (publish.choose_exemplars(self.bench, shards), [])
+        )
+        exemplars = [(int(image_id), int(class_id)) for image_id, class_id in chosen]
         key = digest(described.key, exemplars, self.config.cam.model_dump(mode="json"))
         units = publish.map_items(self.plan, exemplars, described.shared, key)
         items = [(digest(key, unit.shard.index), unit) for unit in units]

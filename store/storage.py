@@ -8,6 +8,7 @@ temporary name, flushed to disk and renamed; an object store's put is atomic by 
 import errno
 import io
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,8 @@ TEMPORARY = ".tmp-"
 OBJECT_SCHEMES = ("s3", "s3a", "gs", "az", "memory")
 CONCURRENT = 16  # requests at a time
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NAME = rf"(?!\.\.?(?:/|\Z)|{re.escape(TEMPORARY)})[^/\\]+"
+_INSIDE = re.compile(rf"{_NAME}(?:/{_NAME})*")
 
 
 T = TypeVar("T")
@@ -114,8 +117,7 @@ def step(name: str) -> None:
 
 def checked_path(path: str) -> str:
     """``path``, refused unless it stays inside the storage: relative, forward slashes, no dots."""
-    parts = path.split("/")
-    if any(part in ("", ".", "..") or part.startswith(TEMPORARY) for part in parts) or "\\" in path:
+    if not _INSIDE.fullmatch(path):
         raise Damaged("Not a path inside a store.", where=repr(path))
     return path
 
@@ -192,18 +194,30 @@ class LocalStorage:
     def scan(self, prefix: str = "") -> Iterator[Entry]:
         """Files that start with ``prefix``; the stamp is the time of the last change, in nanoseconds."""
         with _named_errors(self.uri, prefix):
-            for parent, folders, names in os.walk(self.root / prefix.rpartition("/")[0], followlinks=True):
-                folders.sort()
-                for file in (Path(parent) / name for name in names if not name.startswith(TEMPORARY)):
-                    path = file.relative_to(self.root).as_posix()
-                    if path.startswith(prefix) and file.is_file():
-                        status = file.stat()
-                        yield Entry(path, status.st_size, str(status.st_mtime_ns), status.st_mtime)
+            waiting = [prefix.rpartition("/")[0]]
+            while waiting:
+                folder = waiting.pop()
+                try:
+                    found = os.scandir(self.root / folder)
+                except OSError:
+                    continue
+                with found:
+                    for file in found:
+                        path = f"{folder}/{file.name}" if folder else file.name
+                        if file.is_dir():
+                            waiting.append(path)
+                        elif path.startswith(prefix) and _is_finished(file):
+                            status = file.stat()
+                            yield Entry(path, status.st_size, str(status.st_mtime_ns), status.st_mtime)
 
     def delete(self, path: str) -> None:
         """Remove the file; nothing happens where there is none."""
         with _named_errors(self.uri, path):
             self._at(path).unlink(missing_ok=True)
+
+
+def _is_finished(file: "os.DirEntry[str]") -> bool:
+    return not file.name.startswith(TEMPORARY) and file.is_file()
 
 
 def _files_under(folder: Path) -> Iterator[Path]:
