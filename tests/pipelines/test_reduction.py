@@ -2,6 +2,7 @@
 
 import random
 import tracemalloc
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 from pipelines import directions
 from pipelines.bench import Bench
 from pipelines.directions import FAN_IN, bundles, merge_bundle
+from pipelines.execute import local_ray
 from pipelines.ledger import WorkFile
 from pipelines.partial import Partial, read_partial, write_partial
 from pipelines.run import precompute
+from store.reader import Snapshot
 from tests.pipelines import worlds
 
 
@@ -79,6 +82,21 @@ def test_a_run_that_merges_as_a_tree_ends_in_the_same_store(
     )
     assert sorted(set(levels), reverse=True) == [4, 2]  # 12 shards, 4 bundles, 2 bundles
     assert worlds.files(tmp_path / "flat") == worlds.files(tmp_path / "tree")
+
+
+@pytest.mark.slow
+def test_neither_who_ran_it_nor_how_it_was_cut_changes_a_table(tmp_path: Path) -> None:
+    """In this process and by one or two workers, in 1, 2, 7 and 50 shards."""
+    worlds.write_images(tmp_path / "images", 50)
+    precompute(worlds.config(tmp_path, "first", run={"shard_size": 50}))
+    runners = {"inline": {}, "one": {"workers": 1}, "two": {"workers": 2}}
+    with local_ray():
+        for (name, runner), (count, size) in product(runners.items(), ((1, 50), (2, 25), (7, 8), (50, 1))):
+            run = {"shard_size": size, "executor": "ray" if runner else "inline", "cpus_per_worker": 0.5}
+            store = f"{name}-{count}"
+            precompute(worlds.config(tmp_path, store, run={**run, **runner}))
+            assert len(Snapshot.open(tmp_path / store).parts("images")) == count
+            assert worlds.different_tables(tmp_path / "first", tmp_path / store) == []
 
 
 def peak_of_merging(bench: Bench, partials: list[WorkFile]) -> int:
