@@ -19,14 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.truth import shortcuts
 from benchmarks.truth.evidence import Array
 from benchmarks.truth.family import Family, Rule, Scene, drawn_of, labels_of, pixels, words_of
-from benchmarks.truth.shortcuts import cache
 from demo.models import TinyClassifier
 from demo.train_clip import batches, half, normalised, progress
 
-RECIPE = 2  # part of every cache key: raise it when what is made changes
-TRUNK_SCENES, TRUNK_STEPS = 8_000, 300
+RECIPE = 3  # part of every cache key: raise it when what is made changes
+TRUNK_SCENES, TRUNK_STEPS = 6_000, 160
 SCENES, STEPS = 4_000, 130
 EFFECT_SCENES = 24  # of each class
 RATE, BATCH = 2e-3, 128
@@ -98,12 +98,14 @@ def classes_of(world: FamilyWorld, count: int) -> Array:
 
 
 def trunk(family: Family) -> Path:
-    """What classifiers of the family start from: a network that knows something of every word."""
+    """What classifiers of the family start from: a network that knows something of every word. It starts
+    itself from the trunk of the shortcuts, which knows single objects.
+    """
     ready: Callable[[], Path] | None = getattr(family, "trunk", None)
     if ready is not None:
         return ready()
     parts = [RECIPE, TRUNK_SCENES, TRUNK_STEPS, family.name, family.classifier_size, [*family.values.items()]]
-    path = cache() / f"trunk-{sha256(json.dumps(parts).encode()).hexdigest()[:16]}.safetensors"
+    path = shortcuts.cache() / f"trunk-{sha256(json.dumps(parts).encode()).hexdigest()[:16]}.safetensors"
     if not path.exists():
         rng = np.random.default_rng([45, 0])
         scenes = [family.draw(rng) for _ in range(TRUNK_SCENES)]
@@ -111,26 +113,39 @@ def trunk(family: Family) -> Path:
         truth = torch.from_numpy(labels_of(family, scenes)[:, : len(words)]).float()
         pictures = pixels(family, scenes, family.classifier_size)
         loss = functional.binary_cross_entropy_with_logits
-        _train(TinyClassifier(words), path, pictures, truth, TRUNK_STEPS, lambda a, b: 10 * loss(a, b), 0)
+        _train(
+            _started(words, shortcuts.trunk()),
+            path,
+            pictures,
+            truth,
+            TRUNK_STEPS,
+            lambda a, b: 10 * loss(a, b),
+            0,
+        )
     return path
 
 
 def classifier(world: FamilyWorld) -> TinyClassifier:
     """The world's, trained once."""
-    path = cache() / f"family-{world.key}.safetensors"
+    path = shortcuts.cache() / f"family-{world.key}.safetensors"
     names = tuple(rule.name for rule in world.rules)
     if not path.exists():
         scenes = scenes_of(world, 0, SCENES // len(names), biased=bool(world.cues))
         classes = torch.from_numpy(classes_of(world, len(scenes)))
-        model = TinyClassifier(names)
-        start = load_file(trunk(world.family))
-        features = {name: value for name, value in start.items() if not name.startswith("head.")}
-        model.load_state_dict({**model.state_dict(), **features})
+        model = _started(names, trunk(world.family))
         pictures = pixels(world.family, scenes, world.family.classifier_size)
         _train(model, path, pictures, classes, STEPS, functional.cross_entropy, world.seed)
     module = TinyClassifier(names)
     module.load_state_dict(load_file(path))
     return module.eval().to(memory_format=torch.channels_last)
+
+
+def _started(names: tuple[str, ...], start: Path) -> TinyClassifier:
+    """A new classifier of these classes with the features of ``start``."""
+    model = TinyClassifier(names)
+    features = {name: value for name, value in load_file(start).items() if not name.startswith("head.")}
+    model.load_state_dict({**model.state_dict(), **features})
+    return model
 
 
 def _train(
@@ -158,7 +173,7 @@ def _train(
         optimiser.step()
         schedule.step()
         recent.append(loss.item())
-    print(progress(path.stem, steps - 1, steps, recent[-50:], begin), flush=True)
+    print(progress(path.stem, steps - 1, steps, recent[-20:], begin), flush=True)
     unfinished = path.with_suffix(f".{os.getpid()}.safetensors")
     save_file(half(model), unfinished)
     unfinished.replace(path)
@@ -178,7 +193,7 @@ def asked(module: TinyClassifier, pictures: Array) -> tuple[Array, Array]:
 
 def effects(world: FamilyWorld) -> Effects:
     """Of the world's classifier, measured once."""
-    path = cache() / f"effects-{world.key}.npz"
+    path = shortcuts.cache() / f"effects-{world.key}.npz"
     if not path.exists():
         module = classifier(world)
 
@@ -223,7 +238,8 @@ def measure_effects(
             mine = right & (classes == class_id)
             number[class_id, column] = mine.sum()
             flips[class_id, column] = lost[mine].mean() if mine.any() else 0.0
-    return Effects(flips, number, change, moved, np.array((logits.argmax(1) == classes).mean()))
+    accuracy = np.array((logits.argmax(1) == classes).mean())
+    return Effects(flips, number, change, moved, accuracy)
 
 
 def _contrasted(logits: Array) -> Array:
