@@ -9,6 +9,8 @@ import numpy as np
 from benchmarks.truth.evidence import Array, Evidence, Labelled
 from benchmarks.truth.family import Family, attribute_of, bank, labels_of, pixels, words_of
 from benchmarks.truth.family_encoder import (
+    BLIND_STEPS,
+    STEPS,
     as_embeddings,
     encoder_folder,
     gate,
@@ -105,7 +107,9 @@ def family_case(world: FamilyWorld, *, blind: tuple[str, ...] = (), per_class: i
 
 def _encoder(family: Family, blind: tuple[str, ...]) -> Path:
     ready: Path | None = getattr(family, "encoder", None)
-    return ready if ready is not None else encoder_folder(family, blind)
+    if ready is not None:
+        return ready
+    return encoder_folder(family, blind, steps=BLIND_STEPS if blind else STEPS)
 
 
 def _ruled(world: FamilyWorld) -> Array:

@@ -36,6 +36,7 @@ from demo.words import in_sentence
 
 RECIPE = 1  # part of every cache key: raise it when what is made changes
 SCENES, STEPS, RATE, TRAINED_ON = 12_000, 700, 1.5e-3, 64
+BLIND_STEPS = 300
 CAPTIONS, LINEAR, SPREAD, DECAY = 0.5, 1.0, 1.0, 0.02
 SEEN = 0.8  # the least zero-shot accuracy of an attribute that may be judged
 
