@@ -21,6 +21,7 @@ from textcam.trials import NO_TEXT, Stranger
 CLASS_IMAGES = 1024
 GENERAL = 2048
 QUANTILE = 0.95  # a carrier is more like the text than this part of the images that do not show it
+SURE = 0.25  # of the way from the images without the text to the carriers: a donor lies below
 LEAST_DONORS = 4
 _BLOCK = 1024
 
@@ -121,11 +122,18 @@ def choose(
     fewer than LEAST_DONORS without the text, they are images of the other classes. Rightly predicted ones
     come first, and if there are LEAST_DONORS of them, only they are strangers: carriers are right as well,
     and an edit brings any margin back towards the middle.
+
+    A donor that has the evidence after all takes nothing away (of 9 photographs said to be without a clock,
+    6 had one, and a classifier that went by it was acquitted). So donors are not only said to be without the
+    text, they are hardly more like it than images in general.
     """
     absent = ~present & drawn.general
     limit = np.quantile(likeness[absent], QUANTILE) if absent.any() else -np.inf
     own, right = drawn.classes == class_id, drawn.predictions == drawn.classes
     carriers = np.flatnonzero(own & right & present & (likeness > limit))[:count]
+    if len(carriers) and absent.any():
+        usual = np.median(likeness[absent])
+        limit = min(limit, usual + SURE * (np.median(likeness[carriers]) - usual))
     lacking = ~present & (likeness <= limit)
     mine, others = np.flatnonzero(lacking & own), np.flatnonzero(lacking & ~own)
     found = mine if len(mine) >= LEAST_DONORS else others
