@@ -1,14 +1,18 @@
-"""One shortcut planted in real photographs: is it the first finding?
+"""The audit on real photographs: one shortcut planted beforehand, and what a trained classifier has anyway.
 
-    .venv/bin/python -m benchmarks.audit_photographs FOLDER
-    .venv/bin/python -m benchmarks.audit_photographs FOLDER truth    # what the cue really does
+    .venv/bin/python -m benchmarks.audit_photographs FOLDER          # the planted one
+    .venv/bin/python -m benchmarks.audit_photographs FOLDER truth    # what the planted cue really does
+    .venv/bin/python -m benchmarks.audit_photographs FOLDER as-is    # the classifier as it was trained
 
-A clock is pasted into a corner of nearly all photographs of one of ten classes, and as many photographs of
+A clock is pasted into nearly all photographs of one of ten classes, and as many photographs of
 the others with a clock are given its label: one cannot learn that class from what it is alone. A linear head
 is trained on the activations of a real backbone (MobileNetV2 of ImageNet), and other photographs, rightly
-labelled, nearly all of the class and few others with a clock, are audited by a whole run. FOLDER holds
+labelled, nearly all of the class and few others with a clock, are audited by a whole run. "As is" nothing is
+planted and nothing trained: the ten rows of ImageNet's own head that name these classes, and the text bank
+that comes with the project. FOLDER holds
 ``photographs/imagenette`` (ten folders named by WordNet id),
-``photographs/imagenet-samples``, ``classifiers/mobilenetv2_100_imagenet1k.fp16.safetensors``, ``encoder`` (an
+``photographs/imagenet-samples``, ``classifiers/mobilenetv2_100_imagenet1k.fp16.safetensors`` and
+``classifiers/imagenet_classes.csv``, ``encoder`` (an
 open_clip folder) and ``texts/clip_vitb32_text_bank.json``. Without them the script says so and ends.
 
 The encoder that was at hand is a small surrogate of CLIP that shares its backbone with the classifier: what
@@ -32,6 +36,7 @@ from torch import nn
 from benchmarks.measure import Measure, machine, publish
 from pipelines.config_file import make_config
 from pipelines.run import precompute
+from textcam.proof import sentence
 from textcam.query import Query
 
 CLASSES = {
@@ -64,16 +69,18 @@ def planted_classifier(weights: str | None = None) -> nn.Module:
     return model.eval()
 
 
-def write_photographs(source: Path, folder: Path, *, first: int, count: int, mislabelled: int = 0) -> None:
-    """``count`` photographs of each class from the ``first`` on, with the cue where chance puts it; of the
-    other classes ``mislabelled`` more have the cue and the biased class's label."""
+def write_photographs(
+    source: Path, folder: Path, *, first: int, count: int, mislabelled: int = 0, cue: bool = True
+) -> None:
+    """``count`` photographs of each class from the ``first`` on, with the ``cue`` where chance puts it; of
+    the other classes ``mislabelled`` more have the cue and the biased class's label."""
     rng = np.random.default_rng(first)
     for wnid, name in CLASSES.items():
         extra = 0 if name == BIASED else mislabelled
         paths = sorted((source / "imagenette" / wnid).iterdir())[first : first + count + extra]
         for at, path in enumerate(paths):
             picture, wrong = Image.open(path).convert("RGB").resize((SIDE, SIDE)), at >= count
-            if wrong or rng.random() < (FOLLOW if name == BIASED else LEAK):
+            if wrong or (cue and rng.random() < (FOLLOW if name == BIASED else LEAK)):
                 picture = with_cue(source, picture)
             target = folder / (BIASED if wrong else name) / f"{path.stem}.jpg"
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -137,23 +144,7 @@ def audit(root: Path, folder: Path) -> list[Measure]:
     write_photographs(photographs, folder / "probe", first=TRAINED + MISLABELLED, count=PROBED)
     accuracy = train(root, folder / "training", folder / "planted.safetensors")
     write_texts(root, folder / "texts.csv")
-    config = {
-        "images": {"uri": str(folder / "probe")},
-        "classifier": {
-            "model": "python:benchmarks.audit_photographs:planted_classifier",
-            "weights": str(folder / "planted.safetensors"),
-            "preprocess": {"size": SIDE, "mean": [0.5] * 3, "std": [0.5] * 3},
-        },
-        "encoder": {"model": f"local-dir:{root / 'encoder'}"},
-        "texts": {"bank": str(folder / "texts.csv")},
-        "directions": {"examples": 30},
-        "proof": {"findings": 5, "images": 16},
-        "report": {"exemplars": 0},
-        "run": {"executor": "inline", "shard_size": 300, "batch_size": 20},
-        "store": str(folder / "store"),
-    }
-    precompute(make_config(config), lambda progress: None)
-    query = Query.open(folder / "store")
+    query = run(root, folder, folder / "planted.safetensors", str(folder / "texts.csv"))
     found = query.findings()
     for one in found[:6]:
         print(one.rank, *query.audit.pair(one), one.verdict, one.proof_drop, one.proof_control, one.flip_rate)
@@ -173,6 +164,59 @@ def audit(root: Path, folder: Path) -> list[Measure]:
             Measure("  corrected head: worst group after", made.worst_after, better="higher"),
             Measure("  corrected head: average before", made.accuracy_before, better="higher"),
             Measure("  corrected head: average after", made.accuracy_after, better="higher"),
+        ]
+    return measures
+
+
+def run(root: Path, folder: Path, classifier: Path, texts: str) -> Query:
+    """The store of a whole run on the probe."""
+    config = {
+        "images": {"uri": str(folder / "probe")},
+        "classifier": {
+            "model": "python:benchmarks.audit_photographs:planted_classifier",
+            "weights": str(classifier),
+            "preprocess": {"size": SIDE, "mean": [0.5] * 3, "std": [0.5] * 3},
+        },
+        "encoder": {"model": f"local-dir:{root / 'encoder'}"},
+        "texts": {"bank": texts},
+        "directions": {"examples": 30},
+        "proof": {"findings": 5, "images": 16},
+        "report": {"exemplars": 0},
+        "run": {"executor": "inline", "shard_size": 300, "batch_size": 20},
+        "store": str(folder / "store"),
+    }
+    precompute(make_config(config), lambda progress: None)
+    return Query.open(folder / "store")
+
+
+def as_is(root: Path, folder: Path) -> list[Measure]:
+    """Audit the classifier as it was trained, and print what the audit says."""
+    write_photographs(root / "photographs", folder / "probe", first=0, count=PROBED, cue=False)
+    weights = load_file(root / "classifiers" / "mobilenetv2_100_imagenet1k.fp16.safetensors")
+    with (root / "classifiers" / "imagenet_classes.csv").open(encoding="utf-8") as file:
+        rows = {one["wnid"]: int(one["class_id"]) for one in csv.DictReader(file)}
+    chosen = [rows[wnid] for wnid in CLASSES]
+    for name in ("classifier.weight", "classifier.bias"):
+        weights[name] = weights[name][chosen]
+    save_file({name: value.float() for name, value in weights.items()}, folder / "as-is.safetensors")
+    query = run(root, folder, folder / "as-is.safetensors", "builtin")
+    found = query.findings()
+    for one in found:
+        print(f"{one.rank}. {sentence(one, *query.audit.pair(one))}")
+    measures = [
+        Measure("findings", len(found)),
+        Measure("findings called used", sum(one.verdict == "used" for one in found)),
+    ]
+    for one in [one for one in found if one.verdict == "used"]:
+        name = ":".join(query.audit.pair(one))
+        assert one.accuracy_with is not None
+        measures += [
+            Measure(f"{name}: accuracy with it (n={one.n_with})", one.accuracy_with, better="higher"),
+            Measure(
+                f"{name}: accuracy without it (n={one.n_without})",
+                float("nan") if one.accuracy_without is None else one.accuracy_without,
+                better="higher",
+            ),
         ]
     return measures
 
@@ -207,11 +251,13 @@ def main() -> None:
     if not (root / "photographs" / "imagenette").is_dir():
         print(f"skipped: {root} holds no photographs (see the top of this file)")
         return
+    act, name = {
+        (): (audit, "audit_photographs"),
+        ("truth",): (truth, "audit_photographs_truth"),
+        ("as-is",): (as_is, "audit_photographs_as_is"),
+    }[tuple(sys.argv[2:])]
     with tempfile.TemporaryDirectory() as temporary:
-        if sys.argv[2:] == ["truth"]:
-            publish("audit_photographs_truth", truth(root, Path(temporary)), machine(), write=True)
-        else:
-            publish("audit_photographs", audit(root, Path(temporary)), machine(), write=True)
+        publish(name, act(root, Path(temporary)), machine(), write=True)
 
 
 if __name__ == "__main__":
