@@ -6,7 +6,7 @@ machine changes least.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -93,6 +93,17 @@ def plan(config: Config) -> PlanSummary:
         number_formats=formats,
         probe_errors=failed,
     )
+
+
+def seconds_together(plans: Sequence[PlanSummary]) -> float:
+    """Seconds of several classifiers over one decode (ours): what each does alone, and once what they share."""
+
+    def own(plan: PlanSummary) -> float:
+        spent = plan.milliseconds_per_image
+        alone = spent.get("classifier", 0.0) + spent.get("channel weights", 0.0)
+        return plan.seconds * alone / max(sum(spent.values()), 1e-9)
+
+    return sum(own(one) for one in plans) + max(one.seconds - own(one) for one in plans)
 
 
 def probe(bench: Bench, listed: ImagePlan) -> tuple[dict[str, float], int, int]:

@@ -94,13 +94,14 @@ def plan(config: ConfigFile, as_json: AsJson = False) -> None:
     """
     from pipelines.config_file import load_configs
     from pipelines.estimate import plan as plan_run
-    from service.printing import print_named
+    from pipelines.estimate import seconds_together
+    from service.printing import duration, print_named
 
-    configs = load_configs(config)
-    print_named({name: plan_run(one) for name, one in configs.items()}, as_json)
+    plans = {name: plan_run(one) for name, one in load_configs(config).items()}
+    print_named(plans, as_json)
     if not as_json:
-        if len(configs) > 1:
-            print("each is told as if alone; together they read, decode and embed each image once")
+        if "" not in plans:
+            print(f"together  {duration(seconds_together(list(plans.values())))}: each image is decoded once")
         print(f"next: textcam precompute {config}")
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import pipelines.feed
 from pipelines.config_file import load_configs, make_config, make_configs
+from pipelines.estimate import PlanSummary, seconds_together
 from pipelines.run import precompute
 from pipelines.together import precompute_together
 from store.errors import ConfigError, RunIncomplete, StoreNotFound
@@ -121,6 +122,17 @@ def test_two_of_them_are_compared_and_pruned_each_alone(tmp_path: Path) -> None:
     prune(open_storage(configs["again"].store))
     assert verify(configs["again"].store) == []
     assert verify(configs["linear_classifier"].store) == []
+
+
+def test_a_plan_of_several_counts_once_what_they_share() -> None:
+    def planned(seconds: float, **milliseconds: float) -> PlanSummary:
+        spent = {name.replace("_", " "): value for name, value in milliseconds.items()}
+        return PlanSummary(10, 1, 1, 0, None, 0, 1.0, seconds, "", spent)
+
+    one = planned(100, decoding=2, encoder=3, classifier=5)
+    other = planned(60, decoding=2, encoder=3, classifier=0.5, channel_weights=0.5)
+    assert seconds_together([one]) == pytest.approx(100)
+    assert seconds_together([one, other]) == pytest.approx(50 + 10 + 50)
 
 
 @pytest.mark.parametrize(

@@ -116,9 +116,7 @@ def test_several_classifiers_are_run_compared_and_shown_together(config: Path, t
     config.write_text(listed)
     planned = textcam("plan", config)
     assert planned.code == 0
-    assert [planned.out.count(name) for name in ("linear_classifier\n", "\nb\n", "together they read")] == [
-        1
-    ] * 3
+    assert [planned.out.count(name) for name in ("linear_classifier\n", "\nb\n", "\ntogether  ")] == [1] * 3
     made = textcam("precompute", config)
     assert made.code == 0, made.err
     a, b = folder / "linear_classifier", folder / "b"
