@@ -96,7 +96,7 @@ def plan(config: Config) -> PlanSummary:
 
 
 def seconds_together(plans: Sequence[PlanSummary]) -> float:
-    """Seconds of several classifiers over one decode (ours): what each does alone, and once what they share."""
+    """Seconds of several classifiers over one decode (ours): what each does alone, what they share once."""
 
     def own(plan: PlanSummary) -> float:
         spent = plan.milliseconds_per_image
