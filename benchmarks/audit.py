@@ -38,7 +38,7 @@ from benchmarks.truth.slice_rivals import Images, domino, keywords
 from demo.models import CLIP_FOLDER
 from pipelines.config_file import make_config
 from pipelines.run import precompute
-from textcam.audit import KIND_WEIGHTS, core_texts, foreign_kinds
+from textcam.audit import core_texts, foreign_kinds
 from textcam.image_rows import image_rows
 from textcam.query import Query
 
@@ -155,15 +155,8 @@ def rivals(query: Query) -> dict[str, list[Any]]:
 
 
 def strength(finding: dict[str, Any]) -> float:
-    """What findings of several worlds are put in one order by: the verdict, then the audit's score as far as
-    a finding tells it."""
-    known = [max(finding[name], 0.0) for name in ("effect_low", "flip_rate") if finding[name] is not None]
-    evidence = (
-        finding["share"] * KIND_WEIGHTS[finding["kind"]] * (0.1 + 0.9 * (np.mean(known) if known else 0))
-    )
-    return {"used": 2.0, "unproven": 1.0, "association": 0.0}[finding["verdict"]] + min(
-        float(evidence), 0.999
-    )
+    """What findings of several worlds are put in one order by: their place in their own audit's list."""
+    return 1.0 / finding["rank"]
 
 
 def scored_pairs(case: Case, scores: dict[tuple[str, str], float]) -> list[tuple[float, bool, bool]]:
