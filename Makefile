@@ -34,7 +34,8 @@ bench-store: $(READY)
 	@OMP_WAIT_POLICY=passive $(BIN)/python -m benchmarks.store_memory
 
 bench-truth: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.truth
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.truth.families & families=$$!; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.truth; first=$$?; wait $$families && exit $$first
 
 format: $(READY)
 	@$(BIN)/ruff format .

@@ -28,7 +28,7 @@ from demo.train_clip import batches, half, normalised, progress
 RECIPE = 3  # part of every cache key: raise it when what is made changes
 TRUNK_SCENES, TRUNK_STEPS = 6_000, 160
 SCENES, STEPS = 4_000, 130
-EFFECT_SCENES = 24  # of each class
+EFFECT_SCENES, MOST_SCENES = 24, 144  # of each class, and of all together
 RATE, BATCH = 2e-3, 128
 FOLLOW, LEAK = 0.9, 0.02  # how often a cue is in its class, and in the others
 
@@ -217,7 +217,8 @@ def measure_effects(
     """Ask (scenes -> pooled (N, K) and logits (N, C)) about scenes as they are, and with each word's
     attribute taken where it is shown and given where it is not.
     """
-    scenes = scenes_of(world, 1, count or EFFECT_SCENES)
+    count = count or min(EFFECT_SCENES, MOST_SCENES // len(world.rules))
+    scenes = scenes_of(world, 1, count)
     classes = classes_of(world, len(scenes))
     pooled, logits = ask(scenes)
     size = np.maximum(pooled.std(0), 1e-6)
