@@ -20,15 +20,18 @@ from pipelines.shard_rows import sample_embeddings, stream_rows
 from store.manifest import PartRecord
 from store.reader import as_matrix, read_part
 from store.writer import write_part
+from textcam.confidence import explanation_confidence, group_confidence
 from textcam.explain import explain, mean_baseline, word_directions
 from textcam.groups import group_channels, group_directions
-from textcam.naming import PresenceMoments, named_directions
+from textcam.names import Names, NamingSums, name_channels
+from textcam.naming import named_directions
 from textcam.presence import ConceptPresence
-from textcam.records import channel_text_rows, class_effect_rows, make_rows
+from textcam.records import channel_text_rows, class_effect_rows, confidence_rows, make_rows
 from textcam.select import NO_TEXT, Selection, nearest_texts, similarity, smaller_of_both
 from textcam.texts import TextBank, embed_bank
 
 Array = NDArray[Any]
+METHOD = "confidence"  # part of every key: change it when the same settings give other words
 
 
 @dataclass(frozen=True)
@@ -64,17 +67,20 @@ def describe_channels(
 ) -> tuple[WorkFile, list[PartRecord]]:
     """Group the channels, and give channels and groups their words.
 
-    Writes their tables, ``texts``, ``channel_texts`` and ``class_effects``, and a work file for explanations.
+    Writes their tables, ``texts``, ``channel_texts``, ``class_effects`` and ``confidences`` of channels and
+    groups, and a work file for explanations.
     """
     words, head = bench.config.words, bench.classifier.head
     embedded = read_arrays(bench.store, texts)
     text_embeddings, text_ids = embedded["texts"], bank.text_ids
     coefficients = np.zeros((len(fitted.whole), len(text_ids)), np.float32)
     effects = np.zeros((len(bench.classifier.class_names), len(text_ids)), np.float32)
+    names: Names | None = None
     if words.form == "named":
-        moments = presence_moments(bench, records, bank, text_embeddings)
-        coefficients = moments.coefficients()
-        effects = effects if head is None else moments.effects(head.weights)
+        sums = naming_sums(bench, records, bank, text_embeddings)
+        names = name_channels(sums, text_embeddings)
+        coefficients = names.coefficients
+        effects = effects if head is None else sums.all_presence().effects(head.weights)
     named = named_directions(coefficients, text_embeddings)
     directions = word_directions(fitted.whole, fitted.region, words.form, centre=words.centre, named=named)
     group_of = group_channels(directions, bench.config.groups.count)
@@ -109,6 +115,14 @@ def describe_channels(
             similarities=_kept(of_groups.text_index, of_groups.similarities),
         ),
     }
+    if names is not None:
+        first = np.where(names.confidence > 0, coefficients.argmax(axis=1), NO_TEXT)
+        of_group = group_confidence(names.confidence, first, group_of, of_groups.text_index[:, 0])
+        made["confidences"] = confidence_rows(
+            tables["confidences"],
+            channel=(np.arange(len(first)), names.confidence),
+            group=(np.arange(groups), of_group),
+        )
     parts = [write_part(bench.store, tables[table], rows, name) for table, rows in made.items()]
     shared: dict[str, Array] = {
         "directions": directions,
@@ -120,18 +134,20 @@ def describe_channels(
     }
     if head is not None:
         shared["head"] = head.weights
+    if names is not None:
+        shared["confidence"] = names.confidence
     return write_arrays(bench.store, f"work/shared/{key}.safetensors", shared), parts
 
 
-def presence_moments(
+def naming_sums(
     bench: Bench, records: Sequence[ShardRecord], bank: TextBank, text_embeddings: Array
-) -> PresenceMoments:
-    """What channels do when texts are present, from all stored images."""
+) -> NamingSums:
+    """What channels do when texts are present, and where embeddings are then, from all stored images."""
     presence = ConceptPresence(text_embeddings, bank.kinds, sample=sample_embeddings(bench, records))
-    moments = PresenceMoments(len(bank.texts), bench.dims.channels)
+    sums = NamingSums(len(bank.texts), bench.dims.channels, bench.dims.embedding)
     for rows in stream_rows(bench, records, embeddings=True):
-        moments.update(presence(rows.embeddings), rows.pooled)
-    return moments
+        sums.update(rows.image_ids, presence(rows.embeddings), rows.pooled, rows.embeddings)
+    return sums
 
 
 def channel_words(
@@ -178,14 +194,17 @@ class ExplainItem:
     key: str
 
 
-def explain_shard(bench: Bench, item: ExplainItem) -> PartRecord:
-    """Explanations of one shard's images, for their predicted classes. A stage for ``execute``."""
+def explain_shard(bench: Bench, item: ExplainItem) -> list[PartRecord]:
+    """Explanations of one shard's images, for their predicted classes, and how sure they are. A stage for
+    ``execute``.
+    """
     shared = read_arrays(bench.store, item.shared)
     ids, class_ids, pooled, weights = _evidence(bench, item.record, shared)
     config = bench.config
-    baseline = None
+    baseline, contrasted = None, weights
     if config.words.contrast and "head" in shared:
         baseline = mean_baseline(shared["head"], pooled, shared["directions"])
+        contrasted = weights - shared["head"].mean(axis=0)
     made = explain(
         weights * pooled,
         shared["directions"],
@@ -200,9 +219,9 @@ def explain_shard(bench: Bench, item: ExplainItem) -> PartRecord:
     )
     order = np.argsort(-made.group_contributions, axis=1, kind="stable")[:, : config.groups.per_image]
     chosen = made.selection.text_index
-    table = bench.tables["explanations"]
+    tables, name = bench.tables, f"{item.record.index:06d}-{item.key[:12]}"
     rows = make_rows(
-        table,
+        tables["explanations"],
         image_id=ids,
         class_id=class_ids,
         text_ids=_named(chosen, shared["text_ids"]),
@@ -210,7 +229,12 @@ def explain_shard(bench: Bench, item: ExplainItem) -> PartRecord:
         group_ids=list(order),
         group_contributions=list(np.take_along_axis(made.group_contributions, order, axis=1)),
     )
-    return write_part(bench.store, table, rows, f"{item.record.index:06d}-{item.key[:12]}")
+    parts = [write_part(bench.store, tables["explanations"], rows, name)]
+    if "confidence" in shared:
+        sure = explanation_confidence(contrasted * pooled, shared["confidence"], made.selection)
+        table = tables["confidences"]
+        parts.append(write_part(bench.store, table, confidence_rows(table, image=(ids, sure)), name))
+    return parts
 
 
 def _evidence(

@@ -20,8 +20,9 @@ from store.manifest import PartRecord
 from store.reader import read_part
 from store.writer import write_part
 from textcam.audit import Finding, candidates, carrying_groups, core_texts, find_shortcuts, supported
+from textcam.confidence import class_confidence
 from textcam.presence import ConceptCounts, ConceptPresence
-from textcam.records import class_text_rows, finding_rows, make_rows
+from textcam.records import class_text_rows, confidence_rows, finding_rows, make_rows
 from textcam.shares import ClassMeans, TextShares
 from textcam.texts import TextBank
 from textcam.whatif import WhatIf
@@ -47,6 +48,28 @@ def text_shares(
     return shares
 
 
+def sure_classes(
+    bench: Bench, parts: Sequence[PartRecord]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+    """Classes (n,) that have images, and the confidence in their words; None where images have none."""
+    shard_of = lambda part: part.path.rpartition("/")[2].partition("-")[0]  # noqa: E731
+    of_shard = {shard_of(one): one for one in parts if one.table == "confidences"}
+    count = np.zeros(len(bench.classifier.class_names), np.int64)
+    total = np.zeros(len(count))
+    for part in parts:
+        other = of_shard.get(shard_of(part))
+        if part.table != "explanations" or other is None:
+            continue
+        rows, known = read_part(bench.store, part, ["image_id", "class_id"]), read_part(bench.store, other)
+        class_ids = rows["class_id"].to_numpy()
+        place = np.searchsorted(known["id"].to_numpy(), rows["image_id"].to_numpy())
+        sure = known["confidence"].to_numpy()[place]
+        count += np.bincount(class_ids, minlength=len(count))
+        total += np.bincount(class_ids, weights=sure, minlength=len(count))
+    there = np.flatnonzero(count)
+    return None if not len(there) else (there, class_confidence(total[there] / count[there]))
+
+
 def audit(bench: Bench, records: Sequence[ShardRecord], described: Described, key: str) -> list[PartRecord]:
     """Write ``classes``, ``class_texts`` and ``findings``."""
     tables, bank = bench.tables, described.bank
@@ -58,6 +81,9 @@ def audit(bench: Bench, records: Sequence[ShardRecord], described: Described, ke
         "class_texts": class_text_rows(tables["class_texts"], shares, bank.text_ids),
         "findings": finding_rows(tables["findings"], found[: bench.config.report.findings]),
     }
+    sure = sure_classes(bench, described.parts)
+    if sure is not None:
+        rows["confidences"] = confidence_rows(tables["confidences"], **{"class": sure})
     return [write_part(bench.store, tables[name], made, key[:12]) for name, made in rows.items()]
 
 

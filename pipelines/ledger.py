@@ -60,6 +60,11 @@ MAYBE_PARTS = Codec(
     lambda plain: PartRecord.from_dict(plain[0]) if plain else None,
     lambda part: [part] if part else [],
 )
+PART_LISTS = Codec(
+    lambda parts: [part.to_dict() for part in parts],
+    lambda plain: [PartRecord.from_dict(one) for one in plain],
+    lambda parts: parts,
+)
 
 
 class Ledger:

@@ -46,6 +46,7 @@ class ClassRow:
     words: tuple[Word, ...]
     groups: tuple["GroupShare", ...]
     findings: tuple[FindingRow, ...]
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class GroupRow:
     group_id: int
     channels: tuple[int, ...]
     words: tuple[Word, ...]
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,13 @@ class Contents:
             row["text_id"]: (row["text"], row["kind"])
             for row in _rows(snapshot, "texts", ["text_id", "text", "kind"])
         }
+        sure = _confidences(snapshot)
         groups = {
             row["group_id"]: GroupRow(
-                row["group_id"], tuple(row["channels"]), words_of(texts, row["text_ids"], row["similarities"])
+                row["group_id"],
+                tuple(row["channels"]),
+                words_of(texts, row["text_ids"], row["similarities"]),
+                sure["group"].get(row["group_id"]),
             )
             for row in _rows(snapshot, "groups", ["group_id", "channels", "text_ids", "similarities"])
         }
@@ -103,6 +109,7 @@ class Contents:
                 words=shares.get(row["class_id"], ()),
                 groups=group_shares.get(row["class_id"], ()),
                 findings=tuple(found.get(row["class_id"], ())),
+                confidence=sure["class"].get(row["class_id"]),
             )
             for row in named
         }
@@ -128,6 +135,15 @@ def words_of(texts: Texts, text_ids: Iterable[int], values: Iterable[float]) -> 
 
 def _rows(snapshot: Snapshot, table: str, columns: list[str]) -> list[dict[str, Any]]:
     return snapshot.table(table, columns).to_pylist() if snapshot.has(table) else []
+
+
+def _confidences(snapshot: Snapshot) -> dict[str, dict[int, float]]:
+    """Of the first words of classes and groups; a store of an earlier format has none."""
+    found: dict[str, dict[int, float]] = {"class": {}, "group": {}}
+    if snapshot.has("confidences"):
+        for row in snapshot.rows("confidences", "subject", list(found)).to_pylist():
+            found[row["subject"]][row["id"]] = row["confidence"]
+    return found
 
 
 def _findings(snapshot: Snapshot, texts: Texts, class_names: dict[int, str]) -> tuple[FindingRow, ...]:

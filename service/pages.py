@@ -22,6 +22,7 @@ from service.pictures import Album, colour_scale
 from service.wording import VERDICTS, number, percent, signed
 from store.errors import ConfigError, StorageUnavailable
 from store.reader import Snapshot
+from textcam.confidence import UNSURE
 
 TEMPLATES = Path(__file__).parent / "templates"
 ASSETS = ("style.css", "pages.js", "mark.svg", "missing.svg")
@@ -61,7 +62,7 @@ def environment() -> Environment:
     )
     made.filters.update(percent=percent, number=number, signed=signed)
     legend = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in colour_scale()[4::8].tolist()]
-    made.globals.update(verdicts=VERDICTS, legend=legend)
+    made.globals.update(verdicts=VERDICTS, legend=legend, unsure=UNSURE)
     return made
 
 

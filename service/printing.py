@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from service.wording import FindingRow, number, percent
+from service.wording import FindingRow, in_doubt, number, percent
 from store.errors import StorageFull, StorageUnavailable
 
 if TYPE_CHECKING:
@@ -166,21 +166,22 @@ def duration(seconds: float) -> str:
 def explanation_lines(found: "Explanation", name: str, files: Sequence[Path], top: int) -> list[str]:
     """One explained image: the class, its words, its strongest groups, and the pictures that were written."""
     logit = "" if found.logit is None else f" (logit {found.logit:.2f})"
-    lines = [f"{found.uri or name}: {found.class_name}{logit}", f"  {'words':<9}        {_said(found.words)}"]
+    said = _said(found.words, sure=found.confidence)
+    lines = [f"{found.uri or name}: {found.class_name}{logit}", f"  {'words':<9}        {said}"]
     for group in found.groups[:top]:
         part = percent(group.share) if group.contribution > 0 else "against"
-        lines.append(f"  {f'group {group.group_id}':<9} {part:>7}  {_said(group.words[:3], amounts=False)}")
+        said = _said(group.words[:3], amounts=False, sure=group.confidence)
+        lines.append(f"  {f'group {group.group_id}':<9} {part:>7}  {said}")
     if found.residual is not None:
         lines.append(f"  {percent(found.residual)} of the map is in no sum of the layer's maps")
     return [*lines, *(f"  wrote {file}" for file in files)]
 
 
-def _said(words: "Sequence[Word]", *, amounts: bool = True) -> str:
+def _said(words: "Sequence[Word]", *, amounts: bool = True, sure: float | None = None) -> str:
     if not words:
         return "(no words fit)"
-    if not amounts:
-        return ", ".join(word.text for word in words)
-    return ", ".join(f"{word.text} {word.coefficient:.2f}" for word in words)
+    each = (f"{word.text} {word.coefficient:.2f}" if amounts else word.text for word in words)
+    return in_doubt(", ".join(each), sure)
 
 
 def explanation_record(found: "Explanation", name: str, files: Sequence[Path], top: int) -> dict[str, Any]:
@@ -191,6 +192,7 @@ def explanation_record(found: "Explanation", name: str, files: Sequence[Path], t
         "class_id": found.class_id,
         "class_name": found.class_name,
         "logit": found.logit,
+        "confidence": found.confidence,
         "words": [_word_record(word) for word in found.words],
         "groups": [_group_record(group) for group in found.groups[:top]],
         "files": files,
@@ -234,7 +236,8 @@ def model_lines(query: "Query", title: str, *, words: int = 3, findings: int = 5
     lines = [f"{title} sees"]
     for one in described:
         said = ", ".join(f"{word.text} {percent(word.share)}" for word in one.words[:words])
-        lines.append(f"  {one.name:<{width}}  by {said or '(no words fit)'}")
+        said = in_doubt(said, one.confidence) if said else "(no words fit)"
+        lines.append(f"  {one.name:<{width}}  by {said}")
     rows = [finding_row(query, finding) for finding in query.findings()[:findings]]
     return [*lines, "and its findings are", *(map(finding_line, rows) if rows else ["  none"])]
 

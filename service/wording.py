@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from store.marks import Mark
 from textcam.audit import Finding
+from textcam.confidence import UNSURE
 from textcam.proof import sentence
 
 
@@ -78,3 +79,11 @@ def percent(fraction: float | None) -> str:
 def signed(value: float) -> str:
     """A contribution to a logit: 3.24 -> '+3.2', -.5 -> '−0.5'."""
     return f"{value:+.1f}".replace("-", "−")
+
+
+def in_doubt(words: str, confidence: float | None) -> str:
+    """Words with how sure they are, and said to be no answer where they are more likely wrong than right."""
+    if confidence is None:
+        return words
+    sure = f"confidence {percent(confidence)}"
+    return f"{words} ({sure})" if confidence >= UNSURE else f"(no words fit, {sure}: {words}?)"

@@ -1,4 +1,8 @@
-"""What a query answers with: plain values, which pages, JSON and notebooks show without a store."""
+"""What a query answers with: plain values, which pages, JSON and notebooks show without a store.
+
+``confidence`` is everywhere the probability, 0 to 1, that the first word is right; below
+``textcam.confidence.UNSURE`` no words fit. None where the store does not have it.
+"""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -41,6 +45,7 @@ class GroupWords:
     contribution: float
     share: float
     words: tuple[Word, ...]
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class Explanation:
     group_maps: Floats | None = None
     view: NDArray[np.uint8] | None = None
     residual: float | None = None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ class ChannelDescription:
     active_fraction: float
     group_id: int
     example_ids: tuple[int, ...]
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,7 @@ class ClassDescription:
     n_images: int
     accuracy: float | None
     findings: tuple["Finding", ...]
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)

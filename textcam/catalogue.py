@@ -153,6 +153,21 @@ class Catalogue:
         return {row["group_id"]: row for row in rows.to_pylist()}
 
     @cached_property
+    def confidences(self) -> dict[str, dict[int, float]]:
+        """That of the first words of channels, classes and groups, by subject and id; empty without any."""
+        found: dict[str, dict[int, float]] = {"channel": {}, "class": {}, "group": {}}
+        if self._snapshot.has("confidences"):
+            for row in self._snapshot.rows("confidences", "subject", list(found)).to_pylist():
+                found[row["subject"]][row["id"]] = row["confidence"]
+        return found
+
+    @cached_property
+    def channel_confidence(self) -> Floats | None:
+        """(K,), or None where the store has none."""
+        found = self.confidences["channel"]
+        return np.array([found[one] for one in sorted(found)], np.float32) if found else None
+
+    @cached_property
     def classes(self) -> Classes:
         """Every class, in order."""
         rows = self._snapshot.table("classes")

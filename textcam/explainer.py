@@ -14,6 +14,7 @@ from textcam.answers import Explanation, GroupWords, Word
 from textcam.arrays import Floats
 from textcam.cam import group_maps
 from textcam.catalogue import Catalogue
+from textcam.confidence import explanation_confidence
 from textcam.explain import explain, mean_baseline
 from textcam.select import Selection
 
@@ -39,8 +40,9 @@ class Explainer:
         taken off ``shared`` times.
         """
         channels, classes = self._catalogue.channels, self._catalogue.classes
-        baseline = None
+        baseline, contrasted = None, weights
         if self._contrast and classes.weights is not None and shared > 0:
+            contrasted = weights - shared * classes.weights.mean(axis=0)
             baseline = shared * mean_baseline(classes.weights, pooled[None], channels.directions)
         made = explain(
             (weights * pooled)[None],
@@ -56,7 +58,15 @@ class Explainer:
             class_name="" if class_id is None else classes.names[class_id],
             words=self._words(made.selection, 0),
             groups=self._groups(weights * pooled, made.group_contributions[0], top),
+            confidence=self._sure((contrasted * pooled)[None], made.selection)[0],
         )
+
+    def _sure(self, contributions: Floats, selection: Selection) -> list[float | None]:
+        """The confidence in the words of each row; None where the store knows none of its channels."""
+        of_channels = self._catalogue.channel_confidence
+        if of_channels is None:
+            return [None] * len(contributions)
+        return [float(one) for one in explanation_confidence(contributions, of_channels, selection)]
 
     def shared_part(self, weights: Floats, class_id: int) -> float:
         """How many times ``weights`` (K,) hold the head's own of the class: least squares, at least 0
@@ -86,21 +96,23 @@ class Explainer:
         member = channels.group_of == np.arange(len(by_group))[:, None]  # (G, K)
         # A group that speaks against the class is named by what it saw, not by the opposite of that.
         sign = np.where(by_group < 0, -1, 1)[:, None]
+        of_groups = (sign * member * contributions).astype(np.float32)
         made = explain(
-            (sign * member * contributions).astype(np.float32),
+            of_groups,
             channels.directions,
             self._catalogue.texts.embeddings,
             channels.group_of,
             top=top,
             **self._selection,
         )
-        shares = positive_shares(by_group)
+        shares, sure = positive_shares(by_group), self._sure(of_groups, made.selection)
         return tuple(
             GroupWords(
                 int(group),
                 float(by_group[group]),
                 float(shares[group]),
                 self._words(made.selection, int(group)),
+                sure[group],
             )
             for group in np.argsort(-by_group, kind="stable")
         )

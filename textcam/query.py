@@ -204,6 +204,7 @@ class Query:
             active_fraction=row["active_fraction"],
             group_id=row["group_id"],
             example_ids=tuple(image_id for _, image_id in highest),
+            confidence=self._catalogue.confidences["channel"].get(channel),
         )
 
     def describe_class(self, class_id: int | str) -> ClassDescription:
@@ -224,6 +225,7 @@ class Query:
             n_images=classes.n_images[wanted],
             accuracy=classes.accuracy[wanted],
             findings=tuple(finding for finding in self.findings() if finding.class_id == wanted),
+            confidence=self._catalogue.confidences["class"].get(wanted),
         )
 
     def _class_groups(self, class_id: int) -> tuple[GroupWords, ...]:
@@ -231,12 +233,14 @@ class Query:
         sums = self.snapshot.sql(_CLASS_GROUPS.format(class_id=class_id))
         means = sums["contribution"].to_numpy().astype(np.float64)
         texts, groups = self._catalogue.texts, self._catalogue.groups
+        sure = self._catalogue.confidences["group"]
         return tuple(
             GroupWords(
                 group_id,
                 float(mean),
                 float(share),
                 texts.words(groups[group_id]["text_ids"], similarity=groups[group_id]["similarities"]),
+                sure.get(group_id),
             )
             for group_id, mean, share in zip(
                 sums["group_id"].to_pylist(), means, positive_shares(means), strict=True

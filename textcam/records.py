@@ -161,3 +161,10 @@ def class_text_rows(table: Table, shares: TextShares, text_ids: Array) -> pa.Tab
         contribution=rows.contribution,
         n=rows.n,
     )
+
+
+def confidence_rows(table: Table, **of: tuple[Array, Array]) -> pa.Table:
+    """Rows of ``confidences`` from ids (n,) and confidences (n,) of each subject."""
+    subjects = [subject for subject, (ids, _) in of.items() for _ in range(len(ids))]
+    ids, sure = (np.concatenate(columns) for columns in zip(*of.values(), strict=True))
+    return make_rows(table, subject=subjects, id=ids, confidence=sure)
