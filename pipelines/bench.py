@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.config import Config, ImagesSection, ModelName
+from pipelines.execute import Decoders
 from store.schema import Dims, Table, tables
 from store.storage import Storage, open_storage
 from textcam.classifier import TorchClassifier, load_classifier
@@ -27,9 +28,12 @@ METHOD = 1
 class Bench:
     """What one worker holds: the models and the storages, each opened on first use."""
 
-    def __init__(self, config: Config, labels: dict[str, int] | None = None) -> None:
+    def __init__(
+        self, config: Config, labels: dict[str, int] | None = None, decoders: Decoders | None = None
+    ) -> None:
         self.config = config
         self.labels = labels or {}
+        self.decoders = decoders
         self._room = config.run.batch_size
 
     @cached_property

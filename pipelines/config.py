@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from textcam.decode import MAX_PIXELS
 
@@ -151,9 +151,11 @@ class RunSection(Section):
 
     ``number_format``: one for both models or one each; ``auto`` is decided when a run begins, and kept by the
     store (see ``pipelines.formats``). ``compile``: the models' forward passes by torch.compile.
-    ``feed_threads``: threads that read and decode for one worker; by default one a core, and 16 more where
-    images lie in object storage. ``silence``: seconds after which a worker that has not been heard of is
-    replaced. ``events``: a file to which everything that happens is added, as JSON lines.
+    ``decoders``: further processes, wherever the cluster has ``cpus_per_decoder`` free cores for one, that
+    decode for workers whose nodes are short of them. ``feed_threads``: threads that read and decode for one
+    worker; by default one a core, and 16 more where images lie in object storage. ``silence``: seconds after
+    which a worker that has not been heard of is replaced. ``events``: a file to which everything that happens
+    is added, as JSON lines.
     """
 
     executor: Literal["inline", "ray"] = "ray"
@@ -161,6 +163,8 @@ class RunSection(Section):
     workers: int | None = Field(default=None, ge=1)
     cpus_per_worker: float = Field(default=1, gt=0)
     gpus_per_worker: float = Field(default=0, ge=0)
+    decoders: int = Field(default=0, ge=0)
+    cpus_per_decoder: float = Field(default=1, gt=0)
     device: str = "auto"
     shard_size: int = Field(default=4096, ge=1)
     batch_size: int = Field(default=64, ge=1)
@@ -180,6 +184,12 @@ class RunSection(Section):
         if isinstance(value, NumberFormats) and value.classifier == value.encoder:
             return value.classifier
         return value
+
+    @model_validator(mode="after")
+    def _decoders_need_ray(self) -> Self:
+        if self.decoders and self.executor != "ray":
+            raise ValueError("decoders are processes of Ray: they need executor: ray")
+        return self
 
     def format_of(self, model: ModelName) -> str:
         """The number format of one model."""

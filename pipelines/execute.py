@@ -6,15 +6,21 @@ per worker by ``make_bench``. Records are small; arrays stay in the files that w
 give one outcome per item: a record or a named failure, never silence. This is the only file that imports
 ray.
 
-Ray's own actor restarts are not used: an item that killed its worker must be counted, and after
+Where a run has ``decoders``, further actors decode for the workers, wherever the cluster has cores. What they
+make goes to the worker that asked through Ray's object store. They hold nothing that could be lost: one that
+dies is asked no more until Ray has started it again, and another is asked instead.
+
+Ray's own actor restarts are not used for workers: an item that killed its worker must be counted, and after
 ``max_attempts`` set aside, which needs to know which item it was.
 """
 
 import contextlib
+import math
 import os
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from types import TracebackType
@@ -77,9 +83,30 @@ class Pool(Protocol):
     ) -> None: ...
 
 
-def open_pool(run: RunSection, make_bench: Callable[[], Any]) -> Pool:
-    """The pool that the configuration asks for."""
-    return RayPool(run, make_bench) if run.executor == "ray" else InlinePool(run, make_bench)
+class Decoders(Protocol):
+    """Others that decode for a worker, ``lanes`` requests at a time."""
+
+    @property
+    def lanes(self) -> int:
+        """Requests that may be underway at a time."""
+
+    def load(self, request: Any) -> Any:
+        """What one of them makes of a request; None where none of them can, and the worker has to."""
+
+
+def open_pool(
+    run: RunSection,
+    make_bench: Callable[..., Any],
+    make_decoder: Callable[[], Callable[[Any], Any]] | None = None,
+) -> Pool:
+    """The pool that the configuration asks for.
+
+    ``make_decoder`` gives what answers a request in a decoder's process. If the run has decoders,
+    ``make_bench`` is called with ``decoders`` (see ``Decoders``).
+    """
+    if run.executor == "ray":
+        return RayPool(run, make_bench, make_decoder)
+    return InlinePool(run, make_bench)
 
 
 def worker_count(run: RunSection) -> int:
@@ -148,8 +175,11 @@ def _paced(made: Generator[Working, None, Any]) -> Generator[Working, None, Any]
 class _Worker:
     """The body of a Ray actor."""
 
-    def __init__(self, make_bench: Callable[[], Any], attempts: int) -> None:
-        self._bench, self._attempts = make_bench(), attempts
+    def __init__(
+        self, make_bench: Callable[..., Any], attempts: int, decoders: "_RayDecoders | None"
+    ) -> None:
+        self._bench = make_bench() if decoders is None else make_bench(decoders=decoders.begin())
+        self._attempts = attempts
 
     def ready(self) -> bool:
         """Answers once the worker is there."""
@@ -177,8 +207,14 @@ class RayPool:
     finish the work.
     """
 
-    def __init__(self, run: RunSection, make_bench: Callable[[], Any]) -> None:
-        self._run, self._make_bench = run, make_bench
+    def __init__(
+        self,
+        run: RunSection,
+        make_bench: Callable[..., Any],
+        make_decoder: Callable[[], Callable[[Any], Any]] | None = None,
+    ) -> None:
+        self._run, self._make_bench, self._make_decoder = run, make_bench, make_decoder
+        self._decoders: list[Any] = []
         self._starting: dict[Any, Any] = {}  # a worker by the reference to its first answer
         self._idle: list[Any] = []
         self._busy: dict[Any, _Task[Any]] = {}  # by the stream of news
@@ -280,19 +316,22 @@ class RayPool:
             _start_ray(self._run.address)
             self._started_ray = True
         self._size = self._run.workers or self._fitting(ray.cluster_resources())
+        if self._make_decoder is not None:
+            self._decoders = [self._new_decoder() for _ in range(self._run.decoders)]
         for _ in range(self._size):
             self._new_worker()
 
     def _fitting(self, resources: dict[str, float]) -> int:
         """How many workers the cluster has room for."""
-        room = resources.get("CPU", 1) / self._run.cpus_per_worker
+        decoding = self._run.decoders * self._run.cpus_per_decoder if self._make_decoder else 0
+        room = (resources.get("CPU", 1) - decoding) / self._run.cpus_per_worker
         if self._run.gpus_per_worker:
             room = min(room, resources.get("GPU", 0) / self._run.gpus_per_worker)
         if room < 1:
             raise ConfigError(
                 "The cluster has no room for one worker.",
                 where=f"CPU {resources.get('CPU', 0):g}, GPU {resources.get('GPU', 0):g}",
-                fix="Lower run.cpus_per_worker or run.gpus_per_worker.",
+                fix="Lower run.cpus_per_worker, run.gpus_per_worker or run.decoders.",
             )
         return int(room)
 
@@ -302,8 +341,21 @@ class RayPool:
         remote = ray.remote(_Worker).options(
             num_cpus=self._run.cpus_per_worker, num_gpus=self._run.gpus_per_worker, max_restarts=0
         )
-        worker = remote.remote(self._make_bench, self._run.max_attempts)
+        decoders = None
+        if self._decoders:
+            share = self._run.decoders * max(1, int(self._run.cpus_per_decoder)) / self._size
+            decoders = _RayDecoders(self._decoders, math.ceil(share) + 1, self._run.silence / 2)
+        worker = remote.remote(self._make_bench, self._run.max_attempts, decoders)
         self._starting[worker.ready.remote()] = worker
+
+    def _new_decoder(self) -> Any:
+        import ray
+
+        cores = self._run.cpus_per_decoder
+        remote = ray.remote(_Decoder).options(
+            num_cpus=cores, max_restarts=-1, max_concurrency=max(1, int(cores)), scheduling_strategy="SPREAD"
+        )
+        return remote.remote(self._make_decoder)
 
     def __enter__(self) -> Self:
         return self
@@ -311,15 +363,101 @@ class RayPool:
     def __exit__(self, *_: object) -> None:
         import ray
 
-        for worker in (*self._idle, *self._starting.values(), *(task.worker for task in self._busy.values())):
+        workers = (*self._idle, *self._starting.values(), *(task.worker for task in self._busy.values()))
+        for actor in (*workers, *self._decoders):
             with contextlib.suppress(Exception):
-                ray.kill(worker)
-        self._idle, self._size = [], 0
+                ray.kill(actor)
+        self._idle, self._decoders, self._size = [], [], 0
         self._starting.clear()
         self._busy.clear()
         if self._started_ray:
             ray.shutdown()
             self._started_ray = False
+
+
+class _Decoder:
+    """The body of a Ray actor that decodes for workers."""
+
+    def __init__(self, make: Callable[[], Callable[[Any], Any]]) -> None:
+        self._load = make()
+
+    def ready(self) -> bool:
+        """Answers once the decoder is there."""
+        return True
+
+    def load(self, request: Any) -> Any:
+        """The answer to one request."""
+        return self._load(request)
+
+
+class _RayDecoders:
+    """``Decoders`` as a worker has them. Only those that have answered are asked, in turn.
+
+    ``patience``: seconds after which one that does not answer is started anew.
+    """
+
+    def __init__(self, actors: Sequence[Any], lanes: int, patience: float) -> None:
+        self._actors, self._lanes, self._patience = list(actors), lanes, patience
+        self._lock: threading.Lock | None = None  # made where it is used: a lock cannot travel
+        self._ready: deque[Any] = deque()
+        self._starting: dict[Any, Any] = {}
+
+    @property
+    def lanes(self) -> int:
+        """See ``Decoders``."""
+        return self._lanes
+
+    def begin(self) -> Self:
+        """Ask who is there; in the worker's process, before ``load``."""
+        self._lock = threading.Lock()
+        for actor in self._actors:
+            self._await(actor)
+        return self
+
+    def load(self, request: Any) -> Any:
+        """See ``Decoders``. Every decoder is asked at most once."""
+        import ray
+
+        for _ in self._actors:
+            actor = self._next()
+            if actor is None:
+                return None
+            try:
+                return ray.get(actor.load.remote(request), timeout=self._patience)
+            except ray.exceptions.GetTimeoutError:
+                ray.kill(actor, no_restart=False)
+                self._lost(actor)
+                return None
+            except ray.exceptions.RayTaskError:
+                return None  # the worker comes upon the same error, and says whose it is
+            except ray.exceptions.RayError:
+                self._lost(actor)
+        return None
+
+    def _await(self, actor: Any) -> None:
+        self._starting[actor.ready.options(max_task_retries=-1).remote()] = actor
+
+    def _next(self) -> Any:
+        import ray
+
+        assert self._lock is not None
+        with self._lock:
+            if self._starting:
+                answers = list(self._starting)
+                for answer in ray.wait(answers, num_returns=len(answers), timeout=0)[0]:
+                    actor = self._starting.pop(answer)
+                    with contextlib.suppress(ray.exceptions.RayError):  # it cannot be started: no more of it
+                        ray.get(answer)
+                        self._ready.append(actor)
+            self._ready.rotate(-1)
+            return self._ready[-1] if self._ready else None
+
+    def _lost(self, actor: Any) -> None:
+        assert self._lock is not None
+        with self._lock:
+            if actor in self._ready:
+                self._ready.remove(actor)
+                self._await(actor)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ ahead, so memory does not grow with the set; they leave in the order of the plan
 """
 
 import hashlib
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from store.storage import CONCURRENT
 from textcam.decode import decode
 
 AHEAD = 2  # batches
+PIECE = 8  # images that another process is asked for at a time
 WAITS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # seconds between attempts at storage that is away
 # A transform of the user's own, or a resize of a 1 x 10000 image: still one image's trouble only.
 PREPARE_ERRORS = (ImageError, ValueError, ZeroDivisionError, OSError, RuntimeError)
@@ -52,6 +54,14 @@ class Unusable:
     stage: str
     reason: str
     away: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """Images that others are to decode, and how each classifier has them prepared (its ``preparation``)."""
+
+    preparations: tuple[str, ...]
+    refs: tuple[ImageRef, ...]
 
 
 @dataclass
@@ -166,27 +176,65 @@ def read_batches(benches: Sequence[Bench], shard: Shard, clock: Clock) -> Iterat
     for bench in benches:
         _ = bench.classifier, bench.blank  # opened here, once, not by every thread
     _ = benches[0].encoder, benches[0].sources
-    refs = shard.refs()
-    ahead: deque[Future[Loaded | Unusable]] = deque()
+    loading, refs = _Loading(benches, clock), shard.refs()
+    pieces = iter(lambda: tuple(islice(refs, loading.at_a_time)), ())
+    ahead: deque[Future[list[Loaded | Unusable]]] = deque()
     batch = Batch()
-    pool = ThreadPoolExecutor(thread_count(benches[0]), "feed")
+    pool = ThreadPoolExecutor(thread_count(benches[0]) + loading.lanes, "feed")
     try:
-        ahead.extend(pool.submit(load_image, benches, ref, clock) for ref in islice(refs, AHEAD * size))
+        most = -(-AHEAD * size // loading.at_a_time)
+        ahead.extend(pool.submit(loading, piece) for piece in islice(pieces, most))
         while ahead:
             with clock.on(WAITING):
-                image = ahead.popleft().result()
+                images = ahead.popleft().result()
+            ahead.extend(pool.submit(loading, piece) for piece in islice(pieces, 1))
+            for image in images:
                 if isinstance(image, Unusable) and image.away:
-                    others = [one.result().ref for one in ahead if one.done()]
-                    image = _patiently(benches, image, others, clock)
-            batch.add(image)
-            ahead.extend(pool.submit(load_image, benches, ref, clock) for ref in islice(refs, 1))
-            if len(batch) == size:
-                yield batch
-                batch = Batch()
+                    others = [other.ref for one in ahead if one.done() for other in one.result()]
+                    with clock.on(WAITING):
+                        image = _patiently(benches, image, others, clock)
+                batch.add(image)
+                if len(batch) == size:
+                    yield batch
+                    batch = Batch()
         if len(batch) or batch.errors:
             yield batch
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Loading:
+    """Some images at a time: by others where there are any and one has time, else here.
+
+    Only uint8 pixels cross from process to process: what a transform of a user's own makes of floats is made
+    here, as its last bits may depend on the processor.
+    """
+
+    def __init__(self, benches: Sequence[Bench], clock: Clock) -> None:
+        self._benches, self._clock = benches, clock
+        first = benches[0]
+        pixels = [bench.blank for bench in benches]
+        if first.decoders is not None:
+            pixels.append(first.encoder.prepare(Image.new("RGB", first.encoder.input_size[::-1])))
+        plain = all(one.dtype == np.uint8 for one in pixels)
+        self._decoders = first.decoders if plain else None
+        self.lanes = self._decoders.lanes if self._decoders else 0
+        self.at_a_time = PIECE if self._decoders else 1
+        self._free = threading.Semaphore(self.lanes)
+
+    def __call__(self, refs: tuple[ImageRef, ...]) -> list[Loaded | Unusable]:
+        """The images of ``refs``, in their order."""
+        if self._decoders is not None and self._free.acquire(blocking=False):
+            ways = tuple(bench.classifier.preparation for bench in self._benches)
+            try:
+                made = self._decoders.load(Request(ways, refs))
+            finally:
+                self._free.release()
+            if made is not None:
+                images: list[Loaded | Unusable] = made[0]
+                self._clock.add(made[1])
+                return images
+        return [load_image(self._benches, ref, self._clock) for ref in refs]
 
 
 def _patiently(

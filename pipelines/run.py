@@ -15,6 +15,7 @@ from pipelines import describe, directions, extract, findings, proofs, publish, 
 from pipelines.banks import doubts
 from pipelines.bench import Bench, digest
 from pipelines.config import Config
+from pipelines.decoding import Decoder
 from pipelines.events import EventLog
 from pipelines.execute import Pool, open_pool
 from pipelines.extract import SHARDS, ShardRecord, extract_shard
@@ -327,6 +328,11 @@ class Run(Spreader):
         return [part for part in made if part is not None]
 
 
+def _own_pool(bench: Bench) -> Pool:
+    make, decoder = bind(Bench, bench.config, bench.labels), bind(Decoder, [bench.config])
+    return open_pool(bench.config.run, make, decoder)
+
+
 def carry_out(
     bench: Bench,
     plan: ImagePlan,
@@ -341,6 +347,6 @@ def carry_out(
     config = bench.config
     with ExitStack() as stack:
         renew = stack.enter_context(at_work(bench.store, digest(config.resolved())[:16]))
-        own = pool or stack.enter_context(open_pool(config.run, bind(Bench, config, bench.labels)))
+        own = pool or stack.enter_context(_own_pool(bench))
         keep_plan(config, bench.store, plan)
         return make(bench, plan, own, Ledger(bench.store, renew), report).logged()

@@ -16,8 +16,9 @@ from typing import Any, Self
 
 from pipelines.bench import Bench, digest
 from pipelines.config import Config
+from pipelines.decoding import Decoder
 from pipelines.events import EventLog
-from pipelines.execute import News, Pool, Stage, open_pool
+from pipelines.execute import Decoders, News, Pool, Stage, open_pool
 from pipelines.extract import SHARDS, ShardRecord, extract_for, shard_key
 from pipelines.frozen import keep_plan
 from pipelines.images import ImagePlan, Shard
@@ -44,7 +45,8 @@ def precompute_together(
     made: dict[str, RunSummary] = {}
     failures: dict[str, RunIncomplete] = {}
     told = [(bench.config, bench.labels) for bench, _ in runs.values()]
-    with open_pool(told[0][0].run, bind(open_benches, told)) as pool:
+    decoder = bind(Decoder, [config for config, _ in told])
+    with open_pool(told[0][0].run, bind(open_benches, told), decoder) as pool:
         extract_together(list(runs.values()), pool, bind(report, "all"))
         for number, (name, (bench, plan)) in enumerate(runs.items()):
             started = time.monotonic()
@@ -163,9 +165,11 @@ def shared_shards(runs: Sequence[tuple[Bench, ImagePlan]]) -> list[tuple[str, Sh
     ]
 
 
-def open_benches(told: Sequence[tuple[Config, dict[str, int]]]) -> list[Bench]:
+def open_benches(
+    told: Sequence[tuple[Config, dict[str, int]]], decoders: Decoders | None = None
+) -> list[Bench]:
     """What one worker holds: a bench for each classifier, with one encoder."""
-    benches = [Bench(config, labels) for config, labels in told]
+    benches = [Bench(config, labels, decoders) for config, labels in told]
     for bench in benches[1:]:
         bench.encoder = benches[0].encoder
     return benches

@@ -41,6 +41,12 @@ class Clock:
             with self._lock:
                 self.seconds[what] += spent
 
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Seconds that others spent for this."""
+        with self._lock:
+            for what, spent in seconds.items():
+                self.seconds[what] += spent
+
 
 def bound(seconds: Mapping[str, float]) -> str:
     """What bounds the pace: reading, decoding, device or writing; "" where nothing is known (ours).

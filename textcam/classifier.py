@@ -108,6 +108,11 @@ class TorchClassifier:
         self._module.get_submodule(self.layer).register_forward_hook(keep)
         self._pass = compiled(both)
 
+    def let_network_go(self) -> None:
+        """Give its memory back. ``prepare`` still works, and no pass."""
+        self._module = nn.Identity()
+        self._pass = self._plain_pass
+
     def _plain_pass(self, inputs: torch.Tensor) -> _Pass:
         with captured(self._module, self.layer) as outputs:
             logits = logits_of(self._module(inputs))

@@ -62,6 +62,11 @@ class ClipEncoder:
         self._compiles = True
         self._image_passes.clear()
 
+    def let_network_go(self) -> None:
+        """Give its memory back. ``prepare`` still works, and no pass."""
+        self._model, self._dense = nn.Identity(), None
+        self._image_passes.clear()
+
     def prepare(self, image: Image.Image) -> NDArray[Any]:
         """Pixels (3, H, W) of a PIL image: uint8, or float32 where a user's transform cannot be cut."""
         return self._preprocess.prepare(image)

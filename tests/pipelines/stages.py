@@ -3,10 +3,11 @@
 import os
 import signal
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
+from pipelines.execute import Decoders
 from pipelines.working import Working
 from store.errors import ConfigError, StorageUnavailable
 
@@ -76,3 +77,43 @@ def never_ends(bench: Counter, item: int) -> int:
     while item == 3:
         time.sleep(0.1)
     return item
+
+
+class Asker:
+    """A bench whose worker has decoders."""
+
+    def __init__(self, decoders: Decoders | None = None) -> None:
+        self.decoders = decoders
+
+
+def ask_decoders(bench: Asker, item: int) -> Any:
+    """What the decoders say to one request after another, until they are there; and this process."""
+    assert bench.decoders is not None
+    for _ in range(600):
+        answer = bench.decoders.load(item)
+        if answer is not None:
+            return answer, os.getpid()
+        time.sleep(0.1)
+    return None
+
+
+def make_answering(folder: str) -> Callable[[int], Any]:
+    """What a decoder does: 3 kills the first that is asked, 4 all of them, 5 is an error."""
+
+    def answer(request: int) -> Any:
+        mark = Path(folder) / "died"
+        if request == 4 or (request == 3 and not mark.exists()):
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if request == 5:
+            raise ValueError("no such image")
+        return request * 10, os.getpid()
+
+    return answer
+
+
+def ask_once(bench: Asker, item: int) -> Any:
+    """One request, once the decoders are there."""
+    ask_decoders(bench, 0)
+    assert bench.decoders is not None
+    return bench.decoders.load(item), ask_decoders(bench, 1)[0][0]

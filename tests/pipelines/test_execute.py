@@ -128,3 +128,27 @@ def test_a_pool_without_work_makes_no_bench() -> None:
 
     with InlinePool(RunSection(executor="inline"), refuse) as pool:
         assert list(pool.map(stages.square, [])) == []
+
+
+def decoded(stage, items, folder: Path, **options):
+    run = RunSection(executor="ray", workers=1, cpus_per_worker=0.5, cpus_per_decoder=0.5, **options)
+    with open_pool(run, stages.Asker, partial(stages.make_answering, str(folder))) as pool:
+        return {one.item: one.record for one in pool.map(stage, items) if isinstance(one, Outcome)}
+
+
+def test_decoders_answer_from_processes_of_their_own(ray_here, tmp_path: Path) -> None:
+    found = decoded(stages.ask_decoders, [1, 2], tmp_path, decoders=1)
+    answers = {item: answer for item, ((answer, _), _) in found.items()}
+    assert answers == {1: 10, 2: 20}
+    assert all(theirs != own for (_, theirs), own in found.values())
+
+
+def test_a_decoder_that_dies_costs_a_request_to_another(ray_here, tmp_path: Path) -> None:
+    ((answer, process), own) = decoded(stages.ask_decoders, [3], tmp_path, decoders=2)[3]
+    assert (answer, process != own, (tmp_path / "died").exists()) == (30, True, True)
+
+
+def test_a_request_that_no_decoder_can_answer_is_left_to_the_worker_and_they_come_back(
+    ray_here, tmp_path: Path
+) -> None:
+    assert decoded(stages.ask_once, [4, 5], tmp_path, decoders=1) == {4: (None, 10), 5: (None, 10)}
