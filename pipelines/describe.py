@@ -211,21 +211,21 @@ def explain_shard(bench: Bench, item: ExplainItem) -> list[PartRecord]:
         shared["text_embeddings"],
         shared["group_of"],
         baseline=baseline,
-        top=config.words.top,
+        top=max(config.words.top, 2),  # how sure the first word is depends on the second
         screen=config.words.screen,
         sparsity=config.words.sparsity,
         relative_sparsity=config.words.relative_sparsity,
         decorrelation=config.words.decorrelation,
     )
     order = np.argsort(-made.group_contributions, axis=1, kind="stable")[:, : config.groups.per_image]
-    chosen = made.selection.text_index
+    chosen = made.selection.text_index[:, : config.words.top]
     tables, name = bench.tables, f"{item.record.index:06d}-{item.key[:12]}"
     rows = make_rows(
         tables["explanations"],
         image_id=ids,
         class_id=class_ids,
         text_ids=_named(chosen, shared["text_ids"]),
-        coefficients=_kept(chosen, made.selection.coefficients),
+        coefficients=_kept(chosen, made.selection.coefficients[:, : config.words.top]),
         group_ids=list(order),
         group_contributions=list(np.take_along_axis(made.group_contributions, order, axis=1)),
     )

@@ -50,13 +50,13 @@ class Explainer:
             self._catalogue.texts.embeddings,
             channels.group_of,
             baseline=baseline,
-            top=top,
+            top=max(top, 2),  # how sure the first word is depends on the second
             **self._selection,
         )
         return Explanation(
             class_id=class_id,
             class_name="" if class_id is None else classes.names[class_id],
-            words=self._words(made.selection, 0),
+            words=self._words(made.selection, 0, top),
             groups=self._groups(weights * pooled, made.group_contributions[0], top),
             confidence=self._sure((contrasted * pooled)[None], made.selection)[0],
         )
@@ -102,7 +102,7 @@ class Explainer:
             channels.directions,
             self._catalogue.texts.embeddings,
             channels.group_of,
-            top=top,
+            top=max(top, 2),  # how sure the first word is depends on the second
             **self._selection,
         )
         shares, sure = positive_shares(by_group), self._sure(of_groups, made.selection)
@@ -111,14 +111,14 @@ class Explainer:
                 int(group),
                 float(by_group[group]),
                 float(shares[group]),
-                self._words(made.selection, int(group)),
+                self._words(made.selection, int(group), top),
                 sure[group],
             )
             for group in np.argsort(-by_group, kind="stable")
         )
 
-    def _words(self, selection: Selection, row: int) -> tuple[Word, ...]:
-        kept = selection.text_index[row] >= 0
+    def _words(self, selection: Selection, row: int, top: int) -> tuple[Word, ...]:
+        kept = np.flatnonzero(selection.text_index[row] >= 0)[:top]
         chosen = zip(
             selection.text_index[row][kept],
             selection.coefficients[row][kept],

@@ -23,6 +23,7 @@ from pipelines.config_file import load_config
 from service.cli import app, main
 from service.overlays import stem_of, write_overlays
 from service.printing import byte_count, duration, model_lines, plain
+from service.wording import in_doubt
 from store.reader import Snapshot
 from store.schema import stable_id
 from tests.pipelines import worlds as runs
@@ -286,13 +287,19 @@ def test_search_prints_matches(textcam: Run, store: Path) -> None:
 
 
 def test_explain_prints_words_and_groups(textcam: Run, store: Path, world: TinyWorld) -> None:
-    circle, point = Query.open(store).explain_image(int(world.image_ids[0])).words
+    found = Query.open(store).explain_image(int(world.image_ids[0]))
+    circle, point = found.words
+    said = in_doubt(f"a circle {circle.coefficient:.2f}, a point {point.coefficient:.2f}", found.confidence)
+    groups = [
+        in_doubt(text, group.confidence)
+        for text, group in zip(("a circle", "a point"), found.groups, strict=True)
+    ]
     assert textcam("explain", store, world.uris[0]) == Said(
         0,
         "circle/bild-ä-00.png: circle (logit 7.50)\n"
-        f"  words            a circle {circle.coefficient:.2f}, a point {point.coefficient:.2f}\n"
-        "  group 0      86 %  a circle\n"
-        "  group 1      14 %  a point\n",
+        f"  words            {said}\n"
+        f"  group 0      86 %  {groups[0]}\n"
+        f"  group 1      14 %  {groups[1]}\n",
         "",
     )
     against = textcam("explain", store, world.image_ids[0], "--class", "star", "--top", 1)
@@ -310,6 +317,7 @@ def test_explain_json_has_one_object_an_image(textcam: Run, store: Path, world: 
         "class_id": 0,
         "class_name": "circle",
         "logit": 7.5,
+        "confidence": pytest.approx(found.confidence),
         "words": [
             {
                 **word,
@@ -329,6 +337,7 @@ def test_explain_json_has_one_object_an_image(textcam: Run, store: Path, world: 
                         "similarity": pytest.approx(1.0),
                     }
                 ],
+                "confidence": pytest.approx(found.groups[0].confidence),
             }
         ],
         "files": [],
@@ -380,7 +389,7 @@ def test_info_tells_counts_and_models(textcam: Run, store: Path) -> None:
     lines = textcam("info", store).out.splitlines()
     assert lines[:6] == [
         f"store       {store}",
-        "snapshot    1 (format 2)",
+        "snapshot    1 (format 3)",
         "images      11, not used: 1",
         "classifier  timm:resnet18 (random): 7 channels in 2 groups, 3 classes",
         "encoder     ViT-B-32 (none): 17 numbers, 13 texts",
@@ -402,8 +411,10 @@ def test_a_model_in_short_names_each_class_and_its_findings(store: Path) -> None
     lines = model_lines(query, "This model", words=1, findings=1)
     assert lines[0] == "This model sees"
     for line, name in zip(lines[1:4], ("circle", "square", "star"), strict=True):
-        best = query.describe_class(name).words[0]
-        assert line == f"  {name:<6}  by {best.text} {100 * (best.share or 0):.0f} %"
+        described = query.describe_class(name)
+        best = described.words[0]
+        said = in_doubt(f"{best.text} {100 * (best.share or 0):.0f} %", described.confidence)
+        assert line == f"  {name:<6}  by {said}"
     assert lines[4] == "and its findings are"
     assert lines[5].startswith('  0. star: 40 % of the evidence is "a watermark"')
     assert len(lines) == 6
