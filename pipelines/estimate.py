@@ -69,9 +69,12 @@ def plan(config: Config) -> PlanSummary:
             per_image["channel weights"] = passes * per_image["classifier"]
             device += per_image["channel weights"]
             cores += per_image["channel weights"] * config.run.cpus_per_worker
-    feeding = (per_image[READING] + per_image[DECODING]) / thread_count(bench)
+    elsewhere = config.run.decoders * config.run.cpus_per_decoder / workers  # cores that decode for a worker
+    threads = thread_count(bench) + elsewhere
+    feeding = (per_image[READING] + per_image[DECODING]) / threads
     if bench.classifier.device.type == "cpu":  # then all of it shares the worker's cores
-        pace = max(cores / config.run.cpus_per_worker, per_image[READING] / thread_count(bench))
+        pace = max(cores / (config.run.cpus_per_worker + elsewhere), per_image[READING] / threads)
+        pace = max(pace, device if elsewhere else 0)
     else:
         pace = max(device, feeding)
     if feeding > device:

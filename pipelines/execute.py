@@ -111,7 +111,8 @@ def open_pool(
 
 def worker_count(run: RunSection) -> int:
     """Workers that a run on this machine starts if the configuration names no number: one a core."""
-    return run.workers or max(1, int(len(os.sched_getaffinity(0)) // run.cpus_per_worker))
+    cores = len(os.sched_getaffinity(0)) - run.decoders * run.cpus_per_decoder
+    return run.workers or max(1, int(cores // run.cpus_per_worker))
 
 
 class InlinePool:

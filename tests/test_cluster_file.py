@@ -115,7 +115,7 @@ def test_rays_autoscaler_understands_the_job_as_the_same_cluster() -> None:
         "headgroup": {"CPU": 0},
         "gpu-spot": {"CPU": 8, "GPU": 1},
         "gpu-on-demand": {"CPU": 8, "GPU": 1},
-        "decode": {"CPU": 16, "decode": 16},
+        "decode": {"CPU": 16},
     }
     named = CLUSTER["available_node_types"]
     for name, one in made["available_node_types"].items():
@@ -158,6 +158,15 @@ def test_the_jobs_run_is_a_configuration_with_as_many_workers_as_gpus() -> None:
     gpus = sum(one["maxReplicas"] for name, one in GROUPS.items() if name.startswith("gpu"))
     assert (run.workers, run.gpus_per_worker) == (gpus, 1)
     assert run.cpus_per_worker <= int(GROUPS["gpu-spot"]["rayStartParams"]["num-cpus"])
+
+
+def test_the_jobs_decoders_fill_the_decode_nodes_and_fit_no_other() -> None:
+    raw = yaml.safe_load(DOCUMENTS["ConfigMap"]["data"]["run.yaml"])
+    run, cores = make_config(raw, base=ROOT).run, {}
+    for name, one in GROUPS.items():
+        cores[name] = int(one["rayStartParams"]["num-cpus"])
+    assert [name for name, count in cores.items() if count >= run.cpus_per_decoder] == ["decode"]
+    assert run.decoders <= GROUPS["decode"]["maxReplicas"]
     volume = GROUPS["head"]["template"]["spec"]["volumes"][0]
     assert volume["configMap"]["name"] == DOCUMENTS["ConfigMap"]["metadata"]["name"]
     mount = GROUPS["head"]["template"]["spec"]["containers"][0]["volumeMounts"][0]
