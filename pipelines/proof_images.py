@@ -21,7 +21,7 @@ from textcam.trials import NO_TEXT, Stranger
 CLASS_IMAGES = 1024
 GENERAL = 2048
 QUANTILE = 0.95  # a carrier is more like the text than this part of the images that do not show it
-SURE = 0.25  # of the way from the images without the text to the carriers: a donor lies below
+SURE = 0.2  # of the way from the images without the text to the carriers: a donor lies below
 LEAST_DONORS = 4
 _BLOCK = 1024
 

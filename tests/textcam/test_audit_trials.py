@@ -98,7 +98,7 @@ def test_carriers_donors_and_strangers_of_ten_images():
 
 def test_a_donor_is_hardly_more_like_the_text_than_images_in_general():
     """Seven of ten images are said to be without the text, but two of them look as if they had it: between
-    the usual likeness of 0.1 and the carriers' 0.9 a donor lies below 0.3."""
+    the usual likeness of 0.1 and the carriers' 0.9 a donor lies below 0.26."""
     drawn = Draw(
         image_ids=np.arange(10),
         classes=np.zeros(10, np.int64),
@@ -107,7 +107,7 @@ def test_a_donor_is_hardly_more_like_the_text_than_images_in_general():
         embeddings=np.zeros((10, 3), np.float32),
     )
     present = np.arange(10) < 3
-    likeness = np.array([0.9, 0.8, 0.95, 0.1, 0.31, 0.29, 0.1, 0.1, 0.05, 0.5])
+    likeness = np.array([0.9, 0.8, 0.95, 0.1, 0.27, 0.25, 0.1, 0.1, 0.05, 0.5])
     carriers, donors, strangers = choose(drawn, 0, present, likeness, 9)
     assert carriers.tolist() == [0, 1, 2]
     assert donors.tolist() == strangers.tolist() == [3, 5, 6, 7, 8]
