@@ -6,6 +6,8 @@ that was killed goes on where it was, and a changed model or file redoes what de
 
 import hashlib
 import json
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -17,6 +19,9 @@ from safetensors.numpy import load, save
 from store.errors import Damaged
 from store.manifest import PartRecord
 from store.storage import Entry, Storage, concurrently
+
+BLOCK = 64  # records that one thread looks up at a time
+FRESH_SECONDS = 60.0
 
 
 class File(Protocol):
@@ -75,6 +80,8 @@ class Ledger:
 
     def __init__(self, storage: Storage, renew: Callable[[], None] = lambda: None) -> None:
         self._storage, self._renew = storage, renew
+        self._listed: dict[str, Entry] = {}
+        self._listed_at = -math.inf  # seconds; long ago
 
     def get_all(self, stage: str, keys: Sequence[str]) -> dict[str, Any]:
         """Results of finished work by key, for many keys at once.
@@ -84,14 +91,25 @@ class Ledger:
         """
         if not keys:
             return {}
-        listed = {entry.path: entry for entry in self._storage.scan()}
+        listed, wanted = self._listing(), list(dict.fromkeys(keys))
 
-        def look_up(key: str) -> Any:
-            record = listed.get(self._path(stage, key))
-            return None if record is None else self._get(stage, key, listed, record)
+        def look_up(some: Sequence[str]) -> list[Any]:
+            records = [listed.get(self._path(stage, key)) for key in some]
+            pairs = zip(some, records, strict=True)
+            return [
+                None if record is None else self._get(stage, key, listed, record) for key, record in pairs
+            ]
 
-        found = concurrently(look_up, list(dict.fromkeys(keys)))
-        return {key: one for key, one in zip(dict.fromkeys(keys), found, strict=True) if one is not None}
+        blocks = [wanted[first : first + BLOCK] for first in range(0, len(wanted), BLOCK)]
+        found = [one for block in concurrently(look_up, blocks) for one in block]
+        return {key: one for key, one in zip(wanted, found, strict=True) if one is not None}
+
+    def _listing(self) -> Mapping[str, Entry]:
+        """All files of the store; the same once more to who asks soon after, with nothing written between."""
+        if time.monotonic() - self._listed_at > FRESH_SECONDS:
+            self._listed_at = time.monotonic()
+            self._listed = {entry.path: entry for entry in self._storage.scan()}
+        return self._listed
 
     def get(self, stage: str, key: str) -> Any:
         """The result of finished work, or None if it was never done or its files do not hold."""
@@ -120,11 +138,13 @@ class Ledger:
         """Write down finished work; the last step of it. ``result`` is plain JSON."""
         named = [{"path": one.path, "bytes": one.bytes, "sha256": one.sha256} for one in files]
         text = json.dumps({"files": named, "result": result}, sort_keys=True)
+        self._listed, self._listed_at = {}, -math.inf
         self._storage.put(self._path(stage, key), text.encode())
         self._renew()
 
     def forget(self, stage: str, key: str) -> None:
         """Let finished work be done again."""
+        self._listed, self._listed_at = {}, -math.inf
         self._storage.delete(self._path(stage, key))
 
     def once(self, stage: str, key: str, work: Callable[[], tuple[Any, Sequence[File]]]) -> Any:
