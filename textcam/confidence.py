@@ -40,11 +40,11 @@ class Curve:
         return made
 
 
-PRESENCE = Curve((0.48, 1.38), -2.03)
-RIDGE = Curve((0.25, 1.84), -6.53)
-GROUP = Curve((4.0, 2.2), -2.6)
-EXPLANATION = Curve((4.0, 4.3), -4.7)
-CLASS = Curve((5.3,), -1.7)
+PRESENCE = Curve((0.48, 1.76), -1.95)
+RIDGE = Curve((0.29, 1.81), -6.27)
+GROUP = Curve((3.97, 1.65), -2.39)
+EXPLANATION = Curve((3.06, 3.51), -4.53)
+CLASS = Curve((4.27,), -1.65)
 
 
 def presence_signs(

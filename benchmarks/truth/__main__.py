@@ -18,11 +18,12 @@ from benchmarks.truth import rivals, sanity
 from benchmarks.truth.algebraic import AlgebraicWorld, make_algebraic
 from benchmarks.truth.cases import square
 from benchmarks.truth.contest import ABLATION, CONTEST, Samples, compete
+from benchmarks.truth.details import effects_by_images, in_detail
 from benchmarks.truth.measures import bootstrap, label_measures, named_right
 from benchmarks.truth.ours import PAPER, Choices, Directions
 from benchmarks.truth.plots import draw
 
-PARTS = ("t0", "t1", "ablation", "t2")
+PARTS = ("t0", "t1", "ablation", "t2", "details", "effects")
 NOISES = (4.0, 16.0, 32.0, 64.0)
 GOALS = {
     "own word first": 0.95,
@@ -43,6 +44,7 @@ def algebraic(seeds: int) -> dict[str, Samples]:
     """T0: naming by entrant, at every noise, for channels of one and of two meanings."""
     ways = {
         "ours": Choices(),
+        "ours, presence alone": Choices(form="presence"),
         "ridge over all images": Choices(form="ridge"),
         "LDA (shrinkage 0.1)": Choices(form="whole"),
         "TextCAM, the paper's form": PAPER,
@@ -93,7 +95,7 @@ def rows(part: str, found: dict[str, Samples]) -> Iterator[Measure]:
             if len(values):
                 value, low, high = bootstrap(np.array(values, float))
                 goal = GOALS.get(name) if entrant in ("ours", "default") else None
-                better = "lower" if name.startswith("false") else "higher"
+                better = "lower" if name.startswith(("false", "deletion")) else "higher"
                 yield Measure(f"{part} | {entrant} | {name}", value, low, high, goal, better)
 
 
@@ -116,8 +118,15 @@ def main() -> None:
     asked = parser.parse_args()
     warnings.filterwarnings("ignore", category=RuntimeWarning)
     torch.set_num_threads(1)
-    ways = {"t0": algebraic, "t1": shortcut_squares, "ablation": ablation, "t2": sane}
-    found = {part: ways[part](asked.seeds) for part in asked.parts}
+    ways = {
+        "t0": algebraic,
+        "t1": shortcut_squares,
+        "ablation": ablation,
+        "t2": sane,
+        "effects": effects_by_images,
+    }
+    found = {part: ways[part](asked.seeds) for part in asked.parts if part in ways}
+    found |= in_detail(-(-asked.seeds // 2)) if "details" in asked.parts else {}
     for part, of_part in found.items():
         print(f"\n{part}\n{table(of_part)}", flush=True)
     if not asked.dry:

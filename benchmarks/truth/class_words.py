@@ -47,7 +47,7 @@ class Reading:
     contrast: bool = True
     relative_sparsity: float = 0.25
     decorrelation: float = 0.1
-    select: str = "lasso"  # or "nearest": each text alone, by cosine
+    select: str = "lasso"  # or "nearest": each text alone, by cosine; or "pursuit": greedy, at most five
     centre: bool = True  # texts without the mean text, in the solve
 
 
@@ -78,6 +78,8 @@ def words_of_targets(
     if reading.select == "nearest":
         near = similarity(targets, evidence.texts)
         shares = np.where(near == near.max(1, keepdims=True), np.maximum(near, 0), 0)
+    elif reading.select == "pursuit":
+        shares = _pursuit(targets, evidence.texts)
     else:
         found = select_texts(
             targets,
@@ -89,6 +91,26 @@ def words_of_targets(
         shares = _dense(found.text_index, found.coefficients, len(evidence.texts))
     leaning = targets @ (evidence.texts - evidence.texts.mean(0)).T
     return _by_class(shares, leaning, predicted, classes)
+
+
+def _pursuit(targets: Array, texts: Array, words: int = 5) -> Array:
+    """Orthogonal matching pursuit: the text nearest to what is left, one after the other, and least squares
+    of all that were taken; those of negative amount say nothing."""
+    centred = texts - texts.mean(0)
+    made = np.zeros((len(targets), len(texts)))
+    for row, target in enumerate(targets.astype(np.float64)):
+        taken: list[int] = []
+        rest = target
+        for _ in range(words):
+            best = int(np.argmax(centred @ rest))
+            if best in taken or centred[best] @ rest <= 1e-9:
+                break
+            taken.append(best)
+            amounts = np.linalg.lstsq(centred[taken].T, target, rcond=None)[0]
+            rest = target - amounts @ centred[taken]
+        if taken:
+            made[row, taken] = np.maximum(amounts, 0)
+    return made
 
 
 def words_of_scores(evidence: Evidence, scores: Array, head: Array, predicted: Array) -> Words:

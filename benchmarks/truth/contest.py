@@ -75,7 +75,17 @@ ABLATION: dict[str, Entrant] = {
     "default": by_directions(DEFAULT),
     **{
         f"form {form}": by_directions(Choices(form=form))
-        for form in ("names", "both", "bisector", "region", "whole", "ridge", "ridge-cells", "ridge+region")
+        for form in (
+            "presence",
+            "names",
+            "both",
+            "bisector",
+            "region",
+            "whole",
+            "ridge",
+            "ridge-cells",
+            "ridge+region",
+        )
     },
     **{
         f"shrinkage {amount}": by_directions(Choices(shrinkage=amount))
@@ -97,6 +107,7 @@ ABLATION: dict[str, Entrant] = {
     "no relative sparsity": by_directions(DEFAULT, Reading(relative_sparsity=0.0)),
     "no decorrelation": by_directions(DEFAULT, Reading(decorrelation=0.0)),
     "nearest text": by_directions(DEFAULT, Reading(select="nearest")),
+    "matching pursuit": by_directions(DEFAULT, Reading(select="pursuit")),
     "texts not centred": by_directions(DEFAULT, Reading(centre=False)),
 }
 

@@ -14,6 +14,7 @@ from textcam.accumulate import Moments, TopK
 from textcam.arrays import unit_rows
 from textcam.explain import word_directions
 from textcam.lda import Shrinkage, fit_directions_indexed, ridge_directions
+from textcam.names import Names, NamingSums, name_channels
 from textcam.presence import ConceptPresence
 from textcam.select import similarity, smaller_of_both
 
@@ -23,7 +24,8 @@ class Choices:
     """One way to fit directions and to read words off them. The defaults are those of a run.
 
     ``form``: named (texts whose presence goes with the channel, and regions; for words their coefficients),
-    names (the same without regions), whole, region, both (the bisector for directions, the smaller
+    names (the same without regions), presence (named, and ridge is not asked where presence is not sure),
+    whole, region, both (the bisector for directions, the smaller
     standardised score for words), bisector (for both), ridge (all images), ridge-cells (all cells),
     ridge+region. ``negatives``: the lowest, or random others. ``pooling``: how a map becomes the activation
     that picks examples, mean or max.
@@ -41,6 +43,7 @@ class Choices:
 
 
 DEFAULT = Choices()
+NAMED = ("named", "names", "presence")
 PAPER = Choices(form="whole", centre=False)
 
 
@@ -101,30 +104,46 @@ class Directions:
 
         return self._once(("ridge", cells, shrinkage), make)
 
-    def moments(self) -> naming.PresenceMoments:
-        """What channels do when texts are present."""
+    def sums(self) -> NamingSums:
+        """What channels do when texts are present, and where embeddings are then."""
 
-        def make() -> naming.PresenceMoments:
+        def make() -> NamingSums:
             evidence = self.evidence
             present = ConceptPresence(evidence.texts, evidence.kinds, sample=evidence.embeddings)
-            made = naming.PresenceMoments(len(evidence.texts), evidence.pooled.shape[1])
-            made.update(present(evidence.embeddings), evidence.pooled)
+            sizes = len(evidence.texts), evidence.pooled.shape[1], evidence.embeddings.shape[1]
+            made = NamingSums(*sizes)
+            ids = np.arange(len(evidence.pooled))
+            made.update(ids, present(evidence.embeddings), evidence.pooled, evidence.embeddings)
             return made
 
-        made: naming.PresenceMoments = self._once("presence", make)
+        made: NamingSums = self._once("sums", make)
+        return made
+
+    def moments(self) -> naming.PresenceMoments:
+        """What channels do when texts are present, over all images."""
+        made: naming.PresenceMoments = self._once("presence", lambda: self.sums().all_presence())
+        return made
+
+    def names(self, choices: Choices) -> Names:
+        """Texts of each channel and how sure they are."""
+        amounts = {"shrinkage": choices.presence_shrinkage, "sparsity": choices.presence_sparsity}
+        ridge = choices.form != "presence"
+        made: Names = self._once(
+            ("names", ridge, *amounts.values()),
+            lambda: name_channels(self.sums(), self.evidence.texts, ridge=ridge, **amounts),
+        )
         return made
 
     def coefficients(self, choices: Choices) -> Array:
-        """Of texts whose presence goes with each channel (K, T)."""
-        amounts = {"shrinkage": choices.presence_shrinkage, "sparsity": choices.presence_sparsity}
-        return self._once(("coefficients", *amounts.values()), lambda: self.moments().coefficients(**amounts))
+        """Of texts that name each channel (K, T)."""
+        return self.names(choices).coefficients
 
     def for_words(self, choices: Choices) -> Array:
         """The one direction (K, D) a channel's contributions are added up along."""
-        if choices.form in ("named", "names"):
+        if choices.form in NAMED:
             named = naming.named_directions(self.coefficients(choices), self.evidence.texts)
             whole, region = self.whole(choices), self.region(choices)
-            region = region if choices.form == "named" else np.zeros_like(region)
+            region = np.zeros_like(region) if choices.form == "names" else region
             return word_directions(whole, region, "named", centre=choices.centre, named=named)
         pair = self._pair(choices)
         if pair is None:
@@ -136,7 +155,7 @@ class Directions:
     def scores(self, choices: Choices) -> Array:
         """How well each text names each channel (K, T)."""
         texts = self.evidence.texts
-        if choices.form in ("named", "names"):
+        if choices.form in NAMED:
             return self.coefficients(choices)
         if choices.centre_texts:
             texts = unit_rows(texts - texts.mean(0))

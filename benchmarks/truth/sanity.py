@@ -19,6 +19,7 @@ from benchmarks.truth.measures import label_measures, named_right
 from benchmarks.truth.ours import DEFAULT, Directions
 from demo.models import TinyClassifier
 from demo.scenes import VALUES
+from textcam.confidence import UNSURE
 
 
 def label_sanity(seed: int) -> dict[str, float]:
@@ -43,8 +44,11 @@ def label_sanity(seed: int) -> dict[str, float]:
             made[f"{name}: {measure}"] = float(found[measure].mean())
     shuffled = replace(evidence, pooled=evidence.pooled[rng.permutation(len(evidence.pooled))])
     for name, given in (("examples in order", evidence), ("examples shuffled", shuffled)):
-        scores = Directions(given).scores(DEFAULT)
-        made[f"{name}: top-1 naming"] = float(named_right(scores, scoring.meanings, 1).mean())
+        names = Directions(given).names(DEFAULT)
+        right = named_right(names.coefficients, scoring.meanings, 1)
+        made[f"{name}: top-1 naming"] = float(right.mean())
+        made[f"{name}: mean confidence"] = float(names.confidence.mean())
+        made[f"{name}: no words fit"] = float((names.confidence < UNSURE).mean())
     return made
 
 

@@ -98,7 +98,12 @@ def effect_agreement(case: Case, told: Array) -> float:
     logit.
     """
     said = [told[pair.class_id, pair.text] for pair in case.pairs]
-    return float(spearmanr(said, [pair.logit_change for pair in case.pairs]).statistic)
+    return agreement(said, [pair.logit_change for pair in case.pairs])
+
+
+def agreement(said: list[float], measured: list[float]) -> float:
+    """Spearman's rank correlation."""
+    return float(spearmanr(said, measured).statistic)
 
 
 def _image_level(case: Case, method: Method, pairs: list[Pair]) -> Iterator[float]:

@@ -5,7 +5,10 @@ import pytest
 
 from benchmarks.truth import measures, rivals
 from benchmarks.truth.algebraic import AlgebraicWorld, make_algebraic
-from benchmarks.truth.class_words import Words
+from benchmarks.truth.calibration import fit
+from benchmarks.truth.causes import Causes
+from benchmarks.truth.class_words import Words, _pursuit
+from benchmarks.truth.concepts import Lattice, areas, judge_orders
 from benchmarks.truth.evidence import Evidence, Labelled
 from benchmarks.truth.ours import PAPER, Choices, Directions
 
@@ -108,3 +111,46 @@ def test_auroc_is_that_of_pairs(small: tuple[Evidence, Labelled]) -> None:
     with_it, without = evidence.pooled[labels[:, 0], 5], evidence.pooled[~labels[:, 0], 5]
     above = (with_it[:, None] > without).mean() + 0.5 * (with_it[:, None] == without).mean()
     assert made[5, 0] == pytest.approx(above)
+
+
+def test_areas_of_a_lattice_by_hand() -> None:
+    """Two attributes: the first is worth 3, the second 1, together 4."""
+    lattice = Lattice(
+        0, (7, 9), {(True, True): 4.0, (False, True): 1.0, (True, False): 3.0, (False, False): 0.0}
+    )
+    first, second = np.array([0, 1]), np.array([1, 0])
+    assert areas(lattice, first) == ((2 + 1 + 0) / 2, (0 + 3 + 2) / 2, 4.0, 0.0)
+    assert areas(lattice, second) == ((2 + 3 + 0) / 2, (0 + 1 + 2) / 2, 4.0, 0.0)
+    told = np.zeros((1, 10))
+    told[0, 7] = 1
+    judged = judge_orders([lattice], {"knows": told, "knows the opposite": -told})
+    assert judged["knows"] == {"deletion": 1.5 / 4, "insertion": 2.5 / 4}
+    assert judged["knows"] == judged["by measured effect"]
+    assert judged["knows the opposite"] == {"deletion": 2.5 / 4, "insertion": 1.5 / 4}
+    assert 1.5 / 4 < judged["random order"]["deletion"] < 2.5 / 4
+
+
+def test_right_words_are_nearly_the_strongest_cause() -> None:
+    effects = np.array([[2.0, 1.1, 0.9], [2.0, 1.1, 0.9], [2.0, 1.1, 0.9], [-1.0, -2.0, 0.0]])
+    causes = Causes(effects, effects)
+    assert causes.right(effects, np.array([0, 1, 2, 2])).tolist() == [True, True, False, False]
+    assert not causes.right(effects, np.full(4, -1)).any()
+
+
+def test_a_curve_is_fitted_and_rises() -> None:
+    rng = np.random.default_rng(0)
+    signs = rng.normal(size=(20_000, 2))
+    right = rng.random(20_000) < 1 / (1 + np.exp(-(2 * signs[:, 0] - 1)))
+    curve = fit(np.column_stack([signs[:, 0], -signs[:, 0] + 3 * signs[:, 1]]), right, np.ones(20_000))
+    assert curve.weights[0] == pytest.approx(2, abs=0.1)
+    assert curve.weights[1] < 0.02, "a sign that speaks against the truth gets no weight, not a negative one"
+    assert curve.bias == pytest.approx(-1, abs=0.1)
+    assert measures.calibration_error(curve(np.column_stack([signs[:, 0], signs[:, 1] * 0])), right) < 0.02
+
+
+def test_pursuit_finds_the_two_texts_of_a_sum() -> None:
+    texts = np.vstack([np.eye(4), -np.eye(4)[:1] / 2 - 0.1])
+    target = 2 * (texts - texts.mean(0))[1] + (texts - texts.mean(0))[3]
+    made = _pursuit(target[None], texts, words=2)[0]
+    assert np.flatnonzero(made).tolist() == [1, 3]
+    assert np.allclose(made[[1, 3]], [2, 1])
