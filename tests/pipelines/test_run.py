@@ -236,7 +236,7 @@ def test_records_of_a_run_are_plain_json(world: Path) -> None:
     precompute(worlds.config(world))
     records = sorted((world / "store" / "work" / "records").rglob("*.json"))
     stages = {path.parent.name for path in records}
-    after_extraction = {"examples", "directions", "texts", "words", "explain", "audit", "maps"}
+    after_extraction = {"examples", "directions", "texts", "words", "explain", "audit", "exemplars", "maps"}
     assert {"plan", "extract", *after_extraction} == stages
     for path in records:
         assert json.loads(path.read_text()).keys() == {"files", "result"}
