@@ -37,6 +37,7 @@ def keep(runs: list[dict[str, Any]], images: int) -> None:
         Measure("kills of workers and drivers", workers + drivers, goal=100, better="higher"),
         Measure("kills of workers with a shard in hand", workers, better="higher"),
         Measure("kills of drivers at work", drivers, better="higher"),
+        Measure("kills of decoders", sum(one.get("decoders", 0) for one in runs), better="higher"),
         Measure("runs", len(runs), better="higher"),
         Measure("images of a run", images, goal=2000, better="higher"),
         Measure("files compared by SHA-256", sum(one["files"] for one in runs), better="higher"),

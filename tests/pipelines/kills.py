@@ -1,8 +1,8 @@
 """Random kills of a run's workers and drivers, and what its store is in the end: for a test and a benchmark.
 
 A kill counts only where it took work: of a worker, when the run's own log says that a unit was lost with it;
-of a driver, between its first unit and its end. Each killed driver has a successor at once, while what the
-dead one started may still be there.
+of a decoder, with a request in hand; of a driver, between its first unit and its end. Each killed driver has
+a successor at once, while what the dead one started may still be there.
 """
 
 import contextlib
@@ -31,6 +31,7 @@ from tests.pipelines.models import Net, transform
 
 SHARD = 20
 RUN = {"executor": "ray", "workers": 3, "cpus_per_worker": 0.25, "shard_size": SHARD, "batch_size": SHARD}
+RUN |= {"decoders": 1, "cpus_per_decoder": 0.25}
 PATIENT = {"model": "python:tests.pipelines.kills:patient_classifier"}
 CALLS, PATIENCE = 30, 300.0  # calls of one run; seconds after which a call counts as hanging
 DRIVER = """
@@ -61,12 +62,13 @@ class Killed:
 
     workers: dict[str, int] = field(default_factory=dict)
     drivers: dict[str, int] = field(default_factory=dict)
+    decoders: int = 0
     calls: int = 0
     seconds: float = 0.0
 
     @property
     def total(self) -> int:
-        """Kills of both kinds."""
+        """Kills of workers and drivers."""
         return sum(self.workers.values()) + sum(self.drivers.values())
 
 
@@ -106,7 +108,8 @@ def disturbed(folder: Path, store: str, seed: int, workers: int, drivers: int) -
     while killed.calls < CALLS:
         log = folder / f"{store}-{killed.calls}.jsonl"
         killed.calls += 1
-        ended = _call(folder, store, log, rng, workers - lost.total(), shot.total() < drivers)
+        ended, decoders = _call(folder, store, log, rng, workers - lost.total(), shot.total() < drivers)
+        killed.decoders += decoders
         lines = events(log)
         lost.update(line["stage"] for line in lines if line["event"] == "lost")
         if ended == 0:
@@ -120,14 +123,17 @@ def disturbed(folder: Path, store: str, seed: int, workers: int, drivers: int) -
     return killed
 
 
-def _call(folder: Path, store: str, log: Path, rng: random.Random, victims: int, doomed: bool) -> int:
-    """One call of the command; its exit code, which is minus SIGKILL if it was killed."""
+def _call(
+    folder: Path, store: str, log: Path, rng: random.Random, victims: int, doomed: bool
+) -> tuple[int, int]:
+    """One call of the command; its exit code, which is minus SIGKILL if it was killed, and how many decoders
+    were killed."""
     command = [sys.executable, "-c", DRIVER, str(folder), store, str(log)]
     said = log.with_suffix(".txt")
     with said.open("w") as sink, subprocess.Popen(command, stdout=sink, stderr=sink) as driver:
         begun = time.monotonic()
         doom = rng.uniform(0.2, 12.0) if doomed else float("inf")  # seconds of work
-        working = None
+        working, decoders = None, 0
         while driver.poll() is None:
             time.sleep(min(rng.expovariate(1.5), 3.0))
             assert time.monotonic() - begun < PATIENCE, f"a call hangs: {said.read_text()[-2000:]}"
@@ -136,8 +142,11 @@ def _call(folder: Path, store: str, log: Path, rng: random.Random, victims: int,
             if working is not None and time.monotonic() - working > doom:
                 os.kill(driver.pid, signal.SIGKILL)
             elif working is not None and victims:
-                victims -= _kill_one(workers_of(driver.pid), rng)
-        return driver.wait()
+                if rng.random() < 0.2:
+                    decoders += _kill_one(busy(driver.pid, b"_Decoder.load"), rng)
+                else:
+                    victims -= _kill_one(busy(driver.pid, b"_Worker.run"), rng)
+        return driver.wait(), decoders
 
 
 def _kill_one(pids: list[int], rng: random.Random) -> bool:
@@ -150,8 +159,8 @@ def _kill_one(pids: list[int], rng: random.Random) -> bool:
     return False
 
 
-def workers_of(driver: int) -> list[int]:
-    """Those descendants of a process that are Ray workers with a unit in hand, from /proc."""
+def busy(driver: int, task: bytes) -> list[int]:
+    """Those descendants of a process that are doing a task of Ray's, by its name, from /proc."""
     parents, names = {}, {}
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
@@ -164,7 +173,7 @@ def workers_of(driver: int) -> list[int]:
             pid = parents[pid]
         return pid == driver
 
-    return [pid for pid, name in names.items() if b"_Worker.run" in name and is_below(pid)]
+    return [pid for pid, name in names.items() if task in name and is_below(pid)]
 
 
 def events(log: Path) -> list[dict]:
