@@ -208,17 +208,15 @@ class Creatures:
         return changed(scene, part, field, str(rng.choice([v for v in _options(part, field) if v != value])))
 
     def rules(self, rng: Generator) -> tuple[Rule, ...]:
-        """Each class has the colour of one part, the pattern of another, the form of a third."""
-        made: dict[tuple[str, ...], Rule] = {}
-        while len(made) < CLASSES:
-            parts = rng.permutation(PARTS)[:3].tolist()
-            words = tuple(
-                f"{rng.choice([v for v in _options(part, field) if v != PLAIN])} {part}"
-                for part, field in zip(parts, ("colour", "pattern", "form"), strict=True)
-            )
-            if sum(words[0] == other[0] for other in made) < 2:
-                made.setdefault(words, Rule("all of", words))
-        return tuple(made.values())
+        """Each class has the colour of one part, the pattern of another, the form of a third. Classes come in
+        twos that differ in the form alone, so neither form nor colour is enough.
+        """
+        made: dict[str, list[Rule]] = {}
+        while len(made) < CLASSES // 2:
+            first, second, third = rng.permutation(PARTS)[:3].tolist()
+            colour, pattern = f"{rng.choice(COLOURS)} {first}", f"{rng.choice(PATTERNS)} {second}"
+            made[colour] = [Rule("all of", (colour, pattern, f"{form} {third}")) for form in FORMS[third]]
+        return tuple(rule for two in made.values() for rule in two)
 
     def meets(self, scene: Creature, rule: Rule) -> bool:
         """All of its words are true."""

@@ -134,6 +134,17 @@ def test_rules_of_a_world_share_no_value() -> None:
         assert len(words) == len(set(words)) == 10
 
 
+def test_creatures_come_in_twos_that_differ_in_one_form() -> None:
+    for seed in range(10):
+        rules = Creatures().rules(np.random.default_rng(seed))
+        assert len({rule.words for rule in rules}) == 8
+        for one, other in zip(rules[::2], rules[1::2], strict=True):
+            assert one.words[:2] == other.words[:2]
+            assert len({word.split()[1] for word in one.words}) == 3, "three different parts"
+            assert one.words[2].split()[1] == other.words[2].split()[1]
+        assert len({rule.words[0] for rule in rules}) == 4
+
+
 def test_a_world_of_labels_has_a_cue() -> None:
     for label in LABELS:
         worlds = [label_world(label, seed) for seed in range(6)]
