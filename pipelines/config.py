@@ -101,8 +101,13 @@ class WordsSection(Section):
 
 
 class GroupsSection(Section):
-    """Group clusterings: how many groups of channels, and how many of them one image's explanation keeps."""
+    """Groups of channels: how they are found, how many at most, and how many an image's explanation keeps.
 
+    ``method``: kmeans or agglomerative, of directions; or names, channels with the same first word (where
+    ``words.form`` is named).
+    """
+
+    method: Literal["kmeans", "agglomerative", "names"] = "kmeans"
     count: int = Field(default=32, ge=1)
     per_image: int = Field(default=8, ge=1)
 

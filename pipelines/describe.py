@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.bench import Bench
+from pipelines.config import GroupsSection
 from pipelines.directions import Examples, Fitted
 from pipelines.extract import ShardRecord
 from pipelines.ledger import File, WorkFile, read_arrays, write_arrays
@@ -22,7 +23,7 @@ from store.reader import as_matrix, read_part
 from store.writer import write_part
 from textcam.confidence import explanation_confidence, group_confidence
 from textcam.explain import explain, mean_baseline, word_directions
-from textcam.groups import group_channels, group_directions
+from textcam.groups import group_by_text, group_channels, group_directions
 from textcam.names import Names, NamingSums, name_channels
 from textcam.naming import named_directions
 from textcam.presence import ConceptPresence
@@ -83,7 +84,7 @@ def describe_channels(
         effects = effects if head is None else sums.all_presence().effects(head.weights)
     named = named_directions(coefficients, text_embeddings)
     directions = word_directions(fitted.whole, fitted.region, words.form, centre=words.centre, named=named)
-    group_of = group_channels(directions, bench.config.groups.count)
+    group_of = group(bench.config.groups, directions, names)
     groups = int(group_of.max()) + 1
     by_group = group_directions(directions, group_of, groups)
     of_channels = channel_words(bench, fitted, directions, coefficients, text_embeddings)
@@ -116,11 +117,10 @@ def describe_channels(
         ),
     }
     if names is not None:
-        first = np.where(names.confidence > 0, coefficients.argmax(axis=1), NO_TEXT)
-        of_group = group_confidence(names.confidence, first, group_of, of_groups.text_index[:, 0])
+        of_group = group_confidence(names.confidence, names.first, group_of, of_groups.text_index[:, 0])
         made["confidences"] = confidence_rows(
             tables["confidences"],
-            channel=(np.arange(len(first)), names.confidence),
+            channel=(np.arange(len(directions)), names.confidence),
             group=(np.arange(groups), of_group),
         )
     parts = [write_part(bench.store, tables[table], rows, name) for table, rows in made.items()]
@@ -137,6 +137,14 @@ def describe_channels(
     if names is not None:
         shared["confidence"] = names.confidence
     return write_arrays(bench.store, f"work/shared/{key}.safetensors", shared), parts
+
+
+def group(settings: GroupsSection, directions: Array, names: Names | None) -> NDArray[np.int32]:
+    """Group ids (K,); by names where channels have them and it is asked for."""
+    if settings.method == "names" and names is not None:
+        return group_by_text(names.first, directions, settings.count)
+    method = "kmeans" if settings.method == "names" else settings.method
+    return group_channels(directions, settings.count, method=method)
 
 
 def naming_sums(

@@ -22,7 +22,7 @@ from textcam.naming import PresenceMoments
 from textcam.select import NO_TEXT, Selection, similarity, standardise
 
 UNSURE = 0.5  # below it the first word is more likely wrong than right: no words fit
-SURE = 0.9  # from here on nobody else is asked
+SURE = 0.7  # from here on nobody else is asked
 _MOST = 8.0  # chance sizes beyond which more do not make surer
 
 
@@ -40,8 +40,8 @@ class Curve:
         return made
 
 
-PRESENCE = Curve((0.48, 1.76), -1.95)
-RIDGE = Curve((0.29, 1.81), -6.27)
+PRESENCE = Curve((0.52, 1.71), -1.98)
+RIDGE = Curve((0.25, 1.72), -5.6)
 GROUP = Curve((3.97, 1.65), -2.39)
 EXPLANATION = Curve((3.06, 3.51), -4.53)
 CLASS = Curve((4.27,), -1.65)

@@ -53,6 +53,28 @@ def group_channels(
     return group_of
 
 
+def group_by_text(first: NDArray[np.integer], directions: Floats, count: int) -> GroupIds:
+    """Group ids (K,) in 0..G-1, G <= ``count``: channels that have the same ``first`` text (K,), -1 for none.
+
+    Where there are more texts than groups the most frequent ones keep theirs. Every other channel joins the
+    group whose mean direction is nearest to its own of ``directions`` (K, D), and channels without a
+    direction form the last group, as in ``group_channels``; so do all, without any text, as they do there.
+    """
+    unit = unit_rows(as_floats("directions", directions, (len(first), None))).astype(np.float64)
+    alive: NDArray[np.bool_] = np.asarray(unit.any(axis=1))
+    wanted = count - 1 if count > 1 and not alive.all() else count
+    texts, sizes = np.unique(first[alive & (first >= 0)], return_counts=True)
+    kept = texts[np.argsort(-sizes, kind="stable")[: max(wanted, 1)]]
+    if count < 2 or not len(kept):
+        return group_channels(directions, count)
+    led = alive[:, None] & (first[:, None] == kept)  # (K, G)
+    nearest = np.argmax(unit @ unit_rows((led.T @ unit).astype(np.float32)).astype(np.float64).T, axis=1)
+    labels = np.where(led.any(axis=1), led.argmax(axis=1), nearest)
+    group_of = np.full(len(unit), len(kept), np.int32)
+    group_of[alive] = _number_by_first(labels[alive])
+    return group_of
+
+
 def _cluster(
     unit: Doubles, count: int, seed: int, weights: Doubles | None, method: Method
 ) -> NDArray[np.integer]:

@@ -23,7 +23,7 @@ from textcam.explain import word_directions
 from textcam.lda import ridge_directions
 from textcam.naming import SHRINKAGE, SPARSITY, PresenceMoments
 from textcam.ranking import splitmix64
-from textcam.select import select_texts
+from textcam.select import NO_TEXT, similarity
 
 RIDGE_SHRINKAGE = 0.1
 WORDS = 5  # that the second way gives a channel, at most
@@ -38,6 +38,12 @@ class Names:
     coefficients: Floats
     confidence: Floats
     by_ridge: NDArray[np.bool_]
+
+    @property
+    def first(self) -> Ids:
+        """The first text (K,) of each channel, -1 where there is none."""
+        made: Ids = np.where(self.coefficients.any(axis=1), self.coefficients.argmax(axis=1), NO_TEXT)
+        return made
 
 
 class NamingSums:
@@ -114,16 +120,16 @@ def name_channels(
 
 
 def ridge_naming(sums: NamingSums, text_embeddings: Floats) -> tuple[Floats, Doubles, Doubles]:
-    """The second way: coefficients (K, T), not negative, and their signs (K, 2). And what embeddings know of
+    """The second way: coefficients (K, T), those of the texts nearest to each direction by how much nearer
+    they are than the first that is left out; and their signs (K, 2). And what embeddings know of
     each channel: the correlation (K,) of its activation with the direction that the other half gave.
     """
     fitted = [_ridge(one) for one in (*sums.embeddings, sums.all_embeddings())]
     directions = fitted[2]
     own = word_directions(directions, directions, "whole")  # without what all channels share
-    words = select_texts(own, text_embeddings, top=WORDS, decorrelation=0.0)
-    coefficients = np.zeros((len(own), len(text_embeddings)), np.float32)
-    row, place = np.nonzero(words.text_index >= 0)
-    coefficients[row, words.text_index[row, place]] = words.coefficients[row, place]
+    near = similarity(own, text_embeddings)
+    least = np.sort(near, axis=1)[:, -WORDS - 1, None] if near.shape[1] > WORDS else 0
+    coefficients = np.maximum(near - least, 0)
     held = [_held_out(*pair) for pair in ((fitted[0], sums.embeddings[1]), (fitted[1], sums.embeddings[0]))]
     images = sum(one.images for one in sums.embeddings)
     known = (held[0] + held[1]) / 2

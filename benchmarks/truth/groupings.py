@@ -15,7 +15,7 @@ from benchmarks.truth.causes import NEARLY, Causes
 from benchmarks.truth.evidence import Array
 from benchmarks.truth.ours import DEFAULT, Directions
 from benchmarks.truth.square import Case, judge_maps
-from textcam.groups import greedy_groups, group_channels, group_directions
+from textcam.groups import greedy_groups, group_by_text, group_channels, group_directions
 from textcam.select import nearest_texts
 
 COUNTS = (8, 16, 32, 64)
@@ -24,7 +24,7 @@ Grouping = Callable[[Array], Array]
 
 def groupings(fitted: Directions, case: Case) -> dict[str, Grouping]:
     """Ways from directions (K, D) to group ids (K,). Greedy groups lead with what contributes most to any
-    class on the mean; first texts take no number, they are as many as there are."""
+    class on the mean."""
     size = np.abs(case.head).max(0) * fitted.evidence.pooled.mean(0)
 
     def greedy(directions: Array, count: int) -> Array:
@@ -33,13 +33,14 @@ def groupings(fitted: Directions, case: Case) -> dict[str, Grouping]:
             made[members] = place
         return made
 
-    def first_texts(directions: Array) -> Array:
-        return np.unique(fitted.coefficients(DEFAULT).argmax(1), return_inverse=True)[1]
+    def names(directions: Array, count: int) -> Array:
+        return group_by_text(fitted.names(DEFAULT).first, directions, count)
 
-    ways: dict[str, Grouping] = {"first texts": first_texts}
+    ways: dict[str, Grouping] = {}
     for count in COUNTS:
         ways[f"k-means, {count}"] = partial(group_channels, count=count)
         ways[f"agglomerative, {count}"] = partial(group_channels, count=count, method="agglomerative")
+        ways[f"names, {count}"] = partial(names, count=count)
         ways[f"greedy, {count}"] = partial(greedy, count=count)
     return ways
 

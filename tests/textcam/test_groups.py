@@ -4,7 +4,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from store.errors import ConfigError, SchemaMismatch
 from textcam.arrays import unit_rows
-from textcam.groups import greedy_groups, group_channels, group_directions
+from textcam.groups import greedy_groups, group_by_text, group_channels, group_directions
 
 K, D = 47, 13
 
@@ -162,3 +162,15 @@ def test_greedy_groups_find_the_meanings_of_an_image():
 def test_where_nothing_speaks_for_the_class_all_channels_are_one_group():
     made = greedy_groups(np.array([-1.0, -2.0, 0.0]), np.eye(3), groups=3)
     assert [group.tolist() for group in made] == [[0, 1, 2]]
+
+
+def test_channels_of_the_same_text_are_a_group_and_others_join_the_nearest() -> None:
+    directions = np.array([[1, 0], [1, 0.1], [0, 1], [0, 0], [0.1, 1], [0.9, 0.5]], np.float32)
+    first = np.array([7, 7, 3, 9, 3, -1])
+    assert group_by_text(first, directions, 5).tolist() == [0, 0, 1, 2, 1, 0]
+    assert group_by_text(first[[0, 1, 2, 4]], directions[[0, 1, 2, 4]], 1).tolist() == [0, 0, 0, 0]
+    many = np.array([5, 5, 2, 2, 1])
+    along = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0.2, 1]], np.float32)
+    assert group_by_text(many, along, 2).tolist() == [0, 0, 1, 1, 1], "the rarest text has no group"
+    unnamed = group_by_text(np.full(5, -1), along, 2)
+    assert (unnamed == group_channels(along, 2)).all()
