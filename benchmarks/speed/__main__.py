@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed [PART ...] [--photos 96] [--rounds 3] [--folder PHOTOGRAPHS] [--peers FOLDER]
 
-Parts: limit, workers, growth, resume; and the peers: loop, loader, clip-retrieval, semanticlens, ray-data-1,
+Parts: limit, workers, growth; and the peers: loop, loader, clip-retrieval, semanticlens, ray-data-1,
 ray-data-2, which but for the first two need the environments that benchmarks/README.md tells how to make.
 Sides of a ratio take turns on the same files, so that a busy machine slows all. Models have random weights
 (ResNet-50 and ViT-B/32; the demo's small ones where the pipeline itself is measured). Photographs are those
@@ -24,7 +24,6 @@ PARTS: dict[str, Callable[[Path, argparse.Namespace], list[Measure]]] = {
     "limit": own.limit,
     "workers": own.workers,
     "growth": own.growth,
-    "resume": own.resume,
     **peers.PARTS,
 }
 

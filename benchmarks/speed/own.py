@@ -134,23 +134,3 @@ def _run(settings: Config) -> float:
     bench = Bench(settings)
     bench.classifier, bench.encoder  # noqa: B018 (loaded before the clock starts)
     return float(seconds(lambda: precompute(settings))[1])
-
-
-def resume(folder: Path, options: argparse.Namespace) -> list[Measure]:
-    """A run with nothing to do, of 10,000 shards."""
-    write_photos(folder / "images", 10_000, None, side=40)
-    settings = config(folder, TINY, shard_size=1, batch_size=1, cpus_per_worker=1)
-    first = seconds(lambda: precompute(settings))
-    found = [seconds(lambda: precompute(settings)) for _ in range(options.rounds)]
-    print("resume", first, found, flush=True)
-    return [
-        ratios(
-            "resume: nothing to do, 10,000 shards, seconds of the clock",
-            [one[0] for one in found],
-            10,
-            "lower",
-        ),
-        ratios(
-            "resume: nothing to do, 10,000 shards, seconds of a core", [one[1] for one in found], 10, "lower"
-        ),
-    ]
