@@ -216,6 +216,7 @@ class RayPool:
     ) -> None:
         self._run, self._make_bench, self._make_decoder = run, make_bench, make_decoder
         self._decoders: list[Any] = []
+        self._decoders_coming: list[Any] = []  # their first answers
         self._starting: dict[Any, Any] = {}  # a worker by the reference to its first answer
         self._idle: list[Any] = []
         self._busy: dict[Any, _Task[Any]] = {}  # by the stream of news
@@ -256,9 +257,14 @@ class RayPool:
         """Wait a little; what was heard from workers. Raises what no retry can mend."""
         import ray
 
-        ready, _ = ray.wait([*self._busy, *self._starting], num_returns=1, timeout=_LISTEN_SECONDS)
+        told = [*self._busy, *self._starting, *self._decoders_coming]
+        ready, _ = ray.wait(told, num_returns=1, timeout=_LISTEN_SECONDS)
         if not ready:
             self._give_up_silent()
+            return []
+        if ready[0] in self._decoders_coming:
+            self._decoders_coming.remove(ready[0])
+            _expect_decoder(ready[0])
             return []
         if ready[0] in self._starting:
             self._take_in(ready[0])
@@ -319,6 +325,7 @@ class RayPool:
         self._size = self._run.workers or self._fitting(ray.cluster_resources())
         if self._make_decoder is not None:
             self._decoders = [self._new_decoder() for _ in range(self._run.decoders)]
+            self._decoders_coming = [_first_answer(one) for one in self._decoders]
         for _ in range(self._size):
             self._new_worker()
 
@@ -368,7 +375,7 @@ class RayPool:
         for actor in (*workers, *self._decoders):
             with contextlib.suppress(Exception):
                 ray.kill(actor)
-        self._idle, self._decoders, self._size = [], [], 0
+        self._idle, self._decoders, self._decoders_coming, self._size = [], [], [], 0
         self._starting.clear()
         self._busy.clear()
         if self._started_ray:
@@ -389,6 +396,30 @@ class _Decoder:
     def load(self, request: Any) -> Any:
         """The answer to one request."""
         return self._load(request)
+
+
+def _first_answer(decoder: Any) -> Any:
+    """What is there once the decoder is, or is again; an error only if it never will be."""
+    return decoder.ready.options(max_task_retries=-1).remote()
+
+
+def _expect_decoder(answer: Any) -> None:
+    """Raises RunIncomplete if the decoder cannot be made: a run that is told to have some does not go on
+    more slowly without."""
+    import ray
+
+    try:
+        ray.get(answer)
+    except ray.exceptions.RayError as error:
+        raise RunIncomplete(
+            f"No decoder can be started: {_last_line(error)}",
+            where="run.decoders",
+            fix="Mend that, or set run.decoders: 0, and run the same command again.",
+        ) from None
+
+
+def _last_line(error: Exception) -> str:
+    return next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
 
 
 class _RayDecoders:
@@ -436,7 +467,7 @@ class _RayDecoders:
         return None
 
     def _await(self, actor: Any) -> None:
-        self._starting[actor.ready.options(max_task_retries=-1).remote()] = actor
+        self._starting[_first_answer(actor)] = actor
 
     def _next(self) -> Any:
         import ray

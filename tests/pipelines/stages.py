@@ -117,3 +117,12 @@ def ask_once(bench: Asker, item: int) -> Any:
     ask_decoders(bench, 0)
     assert bench.decoders is not None
     return bench.decoders.load(item), ask_decoders(bench, 1)[0][0]
+
+
+def cannot_decode() -> Callable[[int], Any]:
+    raise ValueError("no weights here")
+
+
+def slow_square(bench: Asker, item: int) -> int:
+    time.sleep(0.5)
+    return item * item

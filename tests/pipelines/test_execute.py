@@ -9,7 +9,7 @@ import pytest
 from pipelines import execute
 from pipelines.config import RunSection
 from pipelines.execute import InlinePool, Lost, Outcome, Underway, local_ray, open_pool
-from store.errors import ConfigError
+from store.errors import ConfigError, RunIncomplete
 from tests.pipelines import stages
 
 
@@ -152,3 +152,12 @@ def test_a_request_that_no_decoder_can_answer_is_left_to_the_worker_and_they_com
     ray_here, tmp_path: Path
 ) -> None:
     assert decoded(stages.ask_once, [4, 5], tmp_path, decoders=1) == {4: (None, 10), 5: (None, 10)}
+
+
+def test_decoders_that_cannot_be_made_stop_the_run(ray_here) -> None:
+    run = RunSection(executor="ray", workers=1, cpus_per_worker=0.5, cpus_per_decoder=0.5, decoders=1)
+    with (
+        pytest.raises(RunIncomplete, match=r"No decoder can be started: .*no weights here"),
+        open_pool(run, stages.Asker, stages.cannot_decode) as pool,
+    ):
+        list(pool.map(stages.slow_square, range(100)))
