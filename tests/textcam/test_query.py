@@ -31,6 +31,7 @@ from store.writer import commit
 from tests.pipelines import worlds as runs
 from tests.store.worlds import TEXTS, TinyWorld, configuration, tiny_manifest, write_images
 from textcam.answers import Match, Word
+from textcam.confidence import EXPLANATION
 from textcam.query import Query
 from textcam.select import select_texts
 
@@ -344,6 +345,37 @@ def test_sql_answers_in_arrow_and_writes_nothing(query: Query) -> None:
         query.sql("CREATE TABLE mine AS SELECT 1")
 
 
+def test_how_sure_first_words_are(query: Query) -> None:
+    """The store has 0, 1/22, 2/22, ... for channels, classes, groups and images in this order."""
+    assert query.describe_channel(3).confidence == pytest.approx(3 / 22)
+    described = query.describe_class("square")
+    assert described.confidence == pytest.approx(8 / 22)
+    assert {one.group_id: one.confidence for one in described.groups} == {
+        0: pytest.approx(10 / 22),
+        1: pytest.approx(11 / 22),
+    }
+    world = hand_world()
+    told = query.explain_image(int(world.image_ids[0]))
+    known = world.contributions[0] @ np.arange(7) / 22 / world.contributions[0].sum()
+    first, second = (word.coefficient or 0 for word in told.words[:2])
+    signs = np.array([[known, 1 - second / first]])
+    assert told.confidence == pytest.approx(float(EXPLANATION(signs)[0]), abs=1e-4)
+    assert query.explain_image(int(world.image_ids[0]), top=1).confidence == told.confidence
+
+
+def test_a_store_of_an_earlier_format_does_not_know_how_sure_it_is(tmp_path: Path) -> None:
+    query = Query.open(hand_store(tmp_path / "store"))
+    manifest = query.snapshot.manifest
+    parts = tuple(part for part in manifest.parts if part.table != "confidences")
+    older = Query(Snapshot(query.snapshot.storage, replace(manifest, parts=parts, format_version=2)))
+    assert older.describe_channel(0).confidence is None
+    assert older.describe_class(0).confidence is None
+    told = older.explain_image(int(hand_world().image_ids[0]))
+    assert told.confidence is None
+    assert [group.confidence for group in told.groups] == [None, None]
+    assert told.words == query.explain_image(int(hand_world().image_ids[0])).words
+
+
 def test_info_tells_what_the_store_holds(query: Query, store: Path) -> None:
     told = query.info()
     assert (told["store"], told["snapshot"], told["parent"]) == (str(store), 1, None)
@@ -433,9 +465,13 @@ def stored_explanations(query: Query) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("maps", [False, True])
 def test_a_query_says_the_words_that_the_precompute_stored(run: Path, maps: bool) -> None:
     query = Query.open(run / "store")
+    rows = query.sql("SELECT id, confidence FROM confidences WHERE subject = 'image'").to_pylist()
+    sure = {row["id"]: row["confidence"] for row in rows}
+    assert len(sure) == len(stored_explanations(query))
     for row in stored_explanations(query)[:5]:
         found = query.explain_image(row["image_id"], maps=maps)
         assert found.class_id == row["class_id"]
+        assert found.confidence == pytest.approx(sure[row["image_id"]], abs=5e-3 if maps else 1e-5)
         assert [word.text_id for word in found.words] == row["text_ids"]
         tolerance = {"rel": 5e-3, "abs": 5e-3} if maps else {"rel": 1e-5}  # stored activations are halves
         assert [word.coefficient for word in found.words] == pytest.approx(row["coefficients"], **tolerance)
