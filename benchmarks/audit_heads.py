@@ -12,9 +12,12 @@ neither run has seen, in groups by what was rendered, of the pairs that the clas
               is best for the judged scenes themselves: no method can be asked for much more
 """
 
+import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -169,14 +172,31 @@ def measures(found: Sequence[dict[str, NDArray[np.float64]]], who: str) -> list[
     return made
 
 
+def judged(name: str, pool: Callable[[], Pictures]) -> dict[str, NDArray[np.float64]]:
+    """The judge's words on the heads of one subject, from the cache or made. Findings, as they are now, and
+    all settings are part of the name."""
+    subject = demo() if name == "demo" else world(int(name))
+    used = [[asdict(one) for one in query.findings() if one.verdict == "used"] for query in subject.stores]
+    shaped = [name, used, ORACLE, JUDGED, BIASED_JUDGED, SEED, NEARNESS, LOSSES]
+    path = cache() / f"heads-{sha256(json.dumps(shaped).encode()).hexdigest()[:16]}.json"
+    if not path.exists():
+        made = {key: value.tolist() for key, value in heads(subject, pool()).items()}
+        path.write_text(json.dumps(made))
+    return {key: np.array(value) for key, value in json.loads(path.read_text()).items()}
+
+
+@lru_cache(maxsize=1)
+def fresh() -> Pictures:
+    """Scenes without a bias that no run has seen."""
+    return picture_set(scenes("held-out", SEED, ORACLE + JUDGED), ORACLE + JUDGED, CLASSIFIER_SIZE)
+
+
 def main() -> None:
     """Judge the heads of these subjects."""
     torch.set_num_threads(1)
-    pool = picture_set(scenes("held-out", SEED, ORACLE + JUDGED), ORACLE + JUDGED, CLASSIFIER_SIZE)
     found: dict[str, dict[str, NDArray[np.float64]]] = {}
     for name in sys.argv[1:]:
-        subject = demo() if name == "demo" else world(int(name))
-        found[name] = heads(subject, pool)
+        found[name] = judged(name, fresh)
         print(name, {key: value.round().tolist() for key, value in found[name].items()}, flush=True)
     worlds = [one for name, one in found.items() if name != "demo"]
     made = measures([found["demo"]], "demo's biased classifier") if "demo" in found else []
