@@ -41,7 +41,7 @@ class Curve:
 
 
 PRESENCE = Curve((0.52, 1.71), -1.98)
-RIDGE = Curve((0.25, 1.72), -5.6)
+RIDGE = Curve((0.52, 1.65), -0.75)
 GROUP = Curve((3.97, 1.65), -2.39)
 EXPLANATION = Curve((3.06, 3.51), -4.53)
 CLASS = Curve((4.27,), -1.65)
@@ -85,11 +85,13 @@ def _told(coefficients: Floats, between: Doubles, with_channels: Doubles) -> Dou
 def ridge_signs(held: Doubles, directions: Floats, text_embeddings: Floats, images: int) -> Doubles:
     """(K, 2) of channels that are named by the texts (T, D) nearest to their ``directions`` (K, D).
 
-    ``held`` (K,), the held-out correlation of directions fitted on half of the ``images``, in chance sizes;
-    and how far the nearest text stands out of all, in standard deviations.
+    ``held`` (K,), the held-out correlation of directions fitted on half of the ``images``, in chance sizes
+    and at most 3; and how far the nearest text stands out of all, in standard deviations, beyond the
+    sqrt(2 ln T) that the highest of T would by chance.
     """
-    near = standardise(similarity(directions, text_embeddings)).max(axis=1)
-    return np.column_stack([np.clip(np.sqrt(images) * held, 0, _MOST), near]).astype(np.float64)
+    near = standardise(similarity(directions, text_embeddings)).max(axis=1).astype(np.float64)
+    beyond = near - np.sqrt(2 * np.log(len(text_embeddings)))
+    return np.column_stack([np.clip(np.sqrt(images) * held, 0, 3), beyond])
 
 
 def group_signs(of_channels: Floats, first: Ids, group_of: NDArray[np.integer], group_first: Ids) -> Doubles:
