@@ -70,7 +70,10 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """What was found in one architecture: input (H, W), layer, K channels, maps (h, w), what the head is."""
+    """What was found in one architecture: input (H, W), layer, K channels, maps (h, w), what the head is.
+
+    ``two_sided``: the K channels are both sides of half as many.
+    """
 
     family: str
     name: str
@@ -79,13 +82,15 @@ class Row:
     channels: int
     map_size: tuple[int, int]
     linear: bool
+    two_sided: bool
 
     def __str__(self) -> str:
         height, width = self.map_size
         head = "linear" if self.linear else "other"
+        channels = f"2 x {self.channels // 2}" if self.two_sided else str(self.channels)
         return (
             f"| {self.family} | {self.name} | {self.size[0]} x {self.size[1]} | `{self.layer}` | "
-            f"{self.channels} | {height} x {width} | {head} |"
+            f"{channels} | {height} x {width} | {head} |"
         )
 
 
@@ -103,8 +108,9 @@ def row_of(name: str, classifier: TorchClassifier | None = None) -> Row:
     """The row of one architecture, with random weights. Raises ModelError where no layer is found."""
     found = classifier or load_classifier(f"timm:{name}", weights="random")
     size = (int(found.input_size[0]), int(found.input_size[1]))
+    linear = found.head is not None
     return Row(
-        family_of(name), name, size, found.layer, found.channels, found.map_size, found.head is not None
+        family_of(name), name, size, found.layer, found.channels, found.map_size, linear, found.two_sided
     )
 
 

@@ -126,7 +126,10 @@ def object_shares(drawn: Sequence[Scene], map_size: tuple[int, int]) -> Floats:
 def measure_model(name: str, count: int) -> list[Measure]:
     """All methods on one of the transformers, over ``count`` held-out scenes that it gets right."""
     classifier = load_classifier(
-        f"python:benchmarks.small_networks:{name}", weights=str(weights(name)), class_names=VALUES["shape"]
+        f"python:benchmarks.small_networks:{name}",
+        weights=str(weights(name)),
+        class_names=VALUES["shape"],
+        two_sided=False,
     )
     drawn = list(scenes("held-out", 1, 3 * count))
     pixels = np.stack([classifier.prepare(photograph(scene)) for scene in drawn])

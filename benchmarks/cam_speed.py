@@ -102,7 +102,7 @@ def main() -> None:
     measures = []
     for label, model in list(MODELS.items())[: 1 if chosen.quick else None]:
         assert timm.is_model(model.removeprefix("timm:"))
-        classifier = load_classifier(model, weights="random")
+        classifier = load_classifier(model, weights="random", two_sided=False)  # as theirs
         for method in PEERS:
             if (method, label) in LEFT_OUT or (chosen.quick and method in SLOW):
                 continue

@@ -46,6 +46,7 @@ class Bench:
             weights=section.weights,
             layer=section.layer,
             class_names=section.class_names,
+            two_sided=section.two_sided,
             options=dict(section.options),
             preprocess=section.preprocess,
             device=self.config.run.device,
@@ -81,6 +82,11 @@ class Bench:
         for name in formats:
             if name in vars(self):  # it is loaded
                 getattr(self, name).number_format = formats[name]
+
+    def use_sides(self) -> None:
+        """Say in the configuration what was found of the layer's signs: the store remembers it."""
+        section = self.config.classifier.model_copy(update={"two_sided": self.classifier.two_sided})
+        self.config = self.config.model_copy(update={"classifier": section})
 
     @cached_property
     def blank(self) -> NDArray[Any]:

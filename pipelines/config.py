@@ -36,6 +36,7 @@ class ClassifierSection(Section):
     weights: str | None = None
     layer: str = "auto"
     class_names: str | None = None
+    two_sided: bool | Literal["auto"] = "auto"
     options: dict[str, Any] = {}
     preprocess: dict[str, Any] | None = None
 

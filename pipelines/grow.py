@@ -103,6 +103,7 @@ def remembered(base: Manifest, store: str, run: RunSection) -> Config:
     """The configuration that made a snapshot, with those settings of its run that shape numbers."""
     told = {name: value for name, value in base.config.items() if name in Config.model_fields}
     shaping = told.pop("run", {})
+    told["classifier"] = {"two_sided": False, **told["classifier"]}  # an older store does not say
     return Config.model_validate({**told, "store": store, "run": {**run.model_dump(), **shaping}})
 
 

@@ -74,6 +74,7 @@ def prepare(config: Config, report: Report = lambda progress: None) -> tuple[Ben
     plan = plan_run(config, bench.store, base)
     aliases = read_aliases(config.classifier.class_names)
     bench.labels = class_ids_of(plan.labels, bench.classifier.class_names, aliases)
+    bench.use_sides()
     decide(bench, plan, base, report)
     return bench, plan
 

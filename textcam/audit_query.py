@@ -27,6 +27,7 @@ from textcam.slices import slices as slice_rows
 from textcam.statistics import Matched
 from textcam.suppress import LOST, Method, Samples, Suppressed
 from textcam.suppress import suppress as corrected_head
+from textcam.two_sided import of_store
 from textcam.whatif import Head, neutral_head, project_out
 
 _MOST_PRODUCTS = 2e10  # images times channels times classes of a refit: minutes on two cores
@@ -166,8 +167,12 @@ class AuditQuery:
 
         Raises QueryError without a linear head, activations or labels.
         """
-        head, classes = self.head(), np.array([one.class_id for one in findings], np.int64)
-        return corrected_head(self._samples(findings), head, classes, method, lost)
+        (weights, bias), samples = self.head(), self._samples(findings)
+        if of_store(self.snapshot.manifest.config):
+            # The user's layer has one weight a channel: it is corrected, not the two of its sides.
+            weights, samples = weights[:, : weights.shape[1] // 2], samples.of_channels()
+        classes = np.array([one.class_id for one in findings], np.int64)
+        return corrected_head(samples, (weights, bias), classes, method, lost)
 
     def _samples(self, findings: Sequence[Finding]) -> Samples:
         """The labelled images, or as many of the lowest ids (hashes: a random draw) as time allows."""

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,10 +27,12 @@ from textcam.compiled import compiled
 from textcam.device import choose_device, number_format
 from textcam.frozen_norms import frozen_norms
 from textcam.layers import TargetLayer, captured, find_target
+from textcam.layout import sides
 from textcam.linear_head import logits_of
 from textcam.networks import build_network
 from textcam.perturbation import ablation_drops, score_increases
 from textcam.preprocess import Preprocess
+from textcam.two_sided import two_sided
 from textcam.weights import hash_state
 
 _Pass = tuple[torch.Tensor, torch.Tensor]  # logits (B, C) and the target layer's output
@@ -56,7 +58,8 @@ class ClassifierOutput:
 class TorchClassifier:
     """A torch network with its target layer.
 
-    ``channels`` is K, ``map_size`` (h, w), ``input_size`` (H, W), ``view_share`` the part of an image's
+    ``channels`` is K, where the layer takes both signs that of both sides of its channels (``two_sided``, see
+    the file of that name); ``map_size`` (h, w), ``input_size`` (H, W), ``view_share`` the part of an image's
     shorter side that it sees, ``class_names`` has length C. ``head`` is
     given where the logits are linear in the pooled activations. ``fingerprint`` (SHA-256, hex) covers
     weights, layer and preprocessing; classifiers of the same ``preparation`` prepare images alike.
@@ -73,16 +76,19 @@ class TorchClassifier:
         device: str = "cpu",
     ) -> None:
         self.name, self.class_names = name, class_names
-        self.layer, self.channels = target.name, target.layout.channels
+        self.layer, self.two_sided = target.name, target.two_sided
+        self.channels = target.layout.channels * (2 if target.two_sided else 1)
         self.map_size = (target.layout.height, target.layout.width)
         self.input_size = preprocess.size
         self.view_share = preprocess.view_share
         described = f"{hash_state(module)} {target.name} {target.layout} {preprocess.description}"
+        described += " two-sided" if target.two_sided else ""
         self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
         self.head = None
         if target.head is not None:
+            weights = target.head.weights.cpu().numpy().copy()
             self.head = LinearHead(
-                target.head.weights.cpu().numpy().copy(), target.head.bias.cpu().numpy().copy()
+                two_sided(weights) if target.two_sided else weights, target.head.bias.cpu().numpy().copy()
             )
         self.device = torch.device(device)
         # Channels last: 1.2 to 2 times the speed of convolutional networks on a CPU.
@@ -129,10 +135,14 @@ class TorchClassifier:
         """Pooled activations, logits and, if asked for, maps of pixels (B, 3, H, W) from ``prepare``."""
         with torch.inference_mode(), number_format(self.number_format, self.device):
             logits, output = self._pass(self._inputs(pixels))
-            output = output.to(torch.float32)
-            pooled = self._layout.pool(output)
-            shaped = _array(self._layout.to_maps(output)) if maps else None
-        return ClassifierOutput(_array(pooled), _array(logits), shaped)
+            return self._seen(logits, output.to(torch.float32), maps)
+
+    def _seen(self, logits: torch.Tensor, output: torch.Tensor, maps: bool) -> ClassifierOutput:
+        """Logits, and the layer's output as pooled activations and, if asked for, maps."""
+        parts = sides(output) if self.two_sided else (output,)
+        pooled = torch.cat([self._layout.pool(part) for part in parts], 1)
+        shaped = torch.cat([self._layout.to_maps(part) for part in parts], 1) if maps else None
+        return ClassifierOutput(_array(pooled), _array(logits), None if shaped is None else _array(shaped))
 
     def maps(self, pixels: NDArray[Any]) -> Floats:
         """Activation maps (B, K, h, w) of pixels (B, 3, H, W)."""
@@ -222,10 +232,9 @@ class TorchClassifier:
                     gradient = gradient - 0.5 * _along(gradient, leaves[-1])
         finally:
             handle.remove()
-        output = leaves[-1].detach().to(torch.float32)
-        maps = _array(self._layout.to_maps(output))
-        result = ClassifierOutput(_array(self._layout.pool(output)), _array(logits), maps)
-        return result, _array(self._layout.to_maps(gradient))
+        found = _array(self._layout.to_maps(gradient))
+        result = self._seen(logits, leaves[-1].detach().to(torch.float32), maps=True)
+        return result, two_sided(found) if self.two_sided else found
 
     def _method(self, name: str) -> CamMethod:
         if name not in METHODS:
@@ -250,7 +259,8 @@ class TorchClassifier:
             if method.source == "masking":
                 maps = torch.from_numpy(output.maps).to(self.device)
                 return _array(score_increases(self._module, inputs, maps, ids))
-            return _array(ablation_drops(self._module, self.layer, self._layout, inputs, ids))
+            layout = self._layout
+            return _array(ablation_drops(self._module, self.layer, layout, inputs, ids, self.two_sided))
 
     def _inputs(self, pixels: NDArray[Any]) -> torch.Tensor:
         pixels = np.asarray(pixels)
@@ -271,6 +281,7 @@ def load_classifier(
     class_names: str | Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
     preprocess: Mapping[str, Any] | None = None,
+    two_sided: bool | Literal["auto"] = "auto",
     device: str = "cpu",
     seed: int = 0,
 ) -> TorchClassifier:
@@ -279,12 +290,15 @@ def load_classifier(
     ``model``: ``timm:NAME``, ``torchvision:NAME`` or ``python:package.module:function`` (see ``networks``).
     ``weights``: None (the library's pretrained), a file (.safetensors; .pt, .pth or .bin read without running
     code), or "random" from ``seed``. ``layer``: "auto" or a module's name. ``class_names``: a list, a text
-    file with one name a line, or a .csv with a column ``name``. ``device``: "cpu", "cuda", "cuda:1" ... or
-    "auto". Raises ModelError with what, where and how to fix it.
+    file with one name a line, or a .csv with a column ``name``. ``two_sided``: whether each channel is
+    two, rising and falling; "auto" where the layer takes both signs. ``device``: "cpu", "cuda", "cuda:1" ...
+    or "auto". Raises ModelError with what, where and how to fix it.
     """
     device = choose_device(device)
     network = build_network(model, weights=weights, options=options, preprocess=preprocess, seed=seed)
     target = find_target(network.module, network.preprocess.size, layer)
+    if two_sided != "auto":
+        target = replace(target, two_sided=two_sided)
     names = class_names_of(class_names, network.class_names, target.classes)
     return TorchClassifier(model, network.module, network.preprocess, target, names, device)
 

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from store.errors import ModelError
-from textcam.layout import MapLayout, read_layout
+from textcam.layout import MapLayout, read_layout, takes_both_signs
 from textcam.linear_head import HeadWeights, find_linear_head, is_class_map, logits_of, measure_head
 
 ATTENTION = re.compile("attention|attn", re.IGNORECASE)
@@ -29,12 +29,16 @@ ORDER_MARGIN = 0.1  # in logarithms of a product of four movements
 
 @dataclass(frozen=True)
 class TargetLayer:
-    """The layer whose maps are explained; ``head`` where logits (B, ``classes``) = head(pooled), tested."""
+    """The layer whose maps are explained; ``head`` where logits (B, ``classes``) = head(pooled), tested.
+
+    ``two_sided``: its channels take both signs.
+    """
 
     name: str
     layout: MapLayout
     head: HeadWeights | None
     classes: int
+    two_sided: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,10 @@ def find_target(network: nn.Module, size: tuple[int, int], layer: str = "auto") 
             target = _last_target(network, inputs, candidates, gradients, logits)
     if target.head is not None and filled:
         head = find_linear_head(network, inputs, target.name, target.layout, target.classes)
-        return replace(target, head=head or measure_head(network, inputs, target.name, target.layout))
-    return target
+        target = replace(target, head=head or measure_head(network, inputs, target.name, target.layout))
+    with torch.no_grad(), captured(network, target.name) as outputs:
+        network(inputs)
+    return replace(target, two_sided=takes_both_signs(target.layout.to_maps(outputs[-1])))
 
 
 def _named_target(

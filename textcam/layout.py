@@ -7,6 +7,18 @@ import torch
 from torch import nn
 
 MAX_PREFIX_TOKENS = 16
+# No rectifier in use goes lower (hardswish: -0.375): a layer with values below it takes both signs.
+BELOW_RECTIFIERS = -0.5
+
+
+def takes_both_signs(output: torch.Tensor) -> bool:
+    """Whether a layer's output is that of no rectifier."""
+    return bool(output.min() < BELOW_RECTIFIERS)
+
+
+def sides(output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What rises above zero, and what falls below it, both not negative (see ``two_sided``)."""
+    return output.clamp(min=0), (-output).clamp(min=0)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class StoreModels:
     @cached_property
     def classifier(self) -> "TorchClassifier":
         """The classifier; ModelError if it cannot be loaded or is not the one that made the store."""
-        section = self._section("classifier")
+        section = {"two_sided": False, **self._section("classifier")}  # an older store does not say
         try:
             from textcam.classifier import load_classifier
         except ImportError as error:

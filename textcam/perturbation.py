@@ -44,17 +44,24 @@ def _masks(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def ablation_drops(
-    network: nn.Module, layer: str, layout: MapLayout, inputs: torch.Tensor, class_ids: torch.Tensor
+    network: nn.Module,
+    layer: str,
+    layout: MapLayout,
+    inputs: torch.Tensor,
+    class_ids: torch.Tensor,
+    two_sided: bool = False,
 ) -> torch.Tensor:
     """By how much a logit falls when a channel's map is set to zero (B, K), in logits, signed.
 
     The numerator of Ablation-CAM (Desai and Ramaswamy 2020). Class and register tokens are left as they are.
+    ``two_sided``: only what is above zero of the first half of channels, and what is below of the second.
     """
     rows = []
     for image, class_id in zip(inputs, class_ids.tolist(), strict=True):
         expected = logits_of(network(image[None]))[0, class_id]
         drops = [
-            _drops(network, layer, layout, image[None], channels, class_id, expected)
+            _drops(network, layer, layout, image[None], channels, class_id, expected, side)
+            for side in (("above", "below") if two_sided else ("both",))
             for channels in torch.arange(layout.channels, device=inputs.device).split(CHUNK)
         ]
         rows.append(torch.cat(drops))
@@ -69,6 +76,7 @@ def _drops(
     channels: torch.Tensor,
     class_id: int,
     expected: torch.Tensor,
+    side: str,
 ) -> torch.Tensor:
     """The drops (n,) of some channels of one image (1, 3, H, W).
 
@@ -78,7 +86,7 @@ def _drops(
     """
     for copies in (1, len(channels) + 1):
         try:
-            logits = _ablated(network, layer, layout, image.expand(copies, -1, -1, -1), channels)
+            logits = _ablated(network, layer, layout, image.expand(copies, -1, -1, -1), channels, side)
         except RuntimeError:
             if copies > 1:
                 raise
@@ -92,20 +100,25 @@ def _drops(
 
 
 def _ablated(
-    network: nn.Module, layer: str, layout: MapLayout, inputs: torch.Tensor, channels: torch.Tensor
+    network: nn.Module, layer: str, layout: MapLayout, inputs: torch.Tensor, channels: torch.Tensor, side: str
 ) -> torch.Tensor:
-    """Logits (n + 1, C): row i with channel i of ``channels`` (n,) zeroed, the last with all as it is."""
+    """Logits (n + 1, C): row i with channel i of ``channels`` (n,) zeroed, or what of it is above or below
+    zero; the last row with all as it is.
+    """
     count = len(channels)
+    zeroed = {"both": torch.zeros_like, "above": lambda x: x.clamp(max=0), "below": lambda x: x.clamp(min=0)}[
+        side
+    ]
 
     def ablate(_module: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
         many = output.expand(count + 1, *output.shape[1:]).clone()
         rows = torch.arange(count, device=output.device)
         if layout.axes == "NCHW":
-            many[rows, channels] = 0
+            many[rows, channels] = zeroed(many[rows, channels])
         elif layout.axes == "NHWC":
-            many[rows, :, :, channels] = 0
+            many[rows, :, :, channels] = zeroed(many[rows, :, :, channels])
         else:
-            many[rows, layout.prefix :, channels] = 0
+            many[rows, layout.prefix :, channels] = zeroed(many[rows, layout.prefix :, channels])
         return many
 
     handle = network.get_submodule(layer).register_forward_hook(ablate)

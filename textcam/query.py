@@ -27,6 +27,7 @@ from textcam.map_weights import weights_of_map
 from textcam.models import StoreModels
 from textcam.search import Among, nearest
 from textcam.source_images import SourceImages, open_image, view_of
+from textcam.two_sided import of_store, rising_and_falling, two_sided
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -77,6 +78,11 @@ class Query:
 
     # --- explain --------------------------------------------------------------------------------------------
 
+    @property
+    def two_sided(self) -> bool:
+        """Whether each channel of the network is two in this store, its rising and its falling side."""
+        return of_store(self.snapshot.manifest.config)
+
     def explain_weights(
         self,
         cam_weights: ArrayLike,
@@ -86,11 +92,18 @@ class Query:
     ) -> Explanation:
         """Words for the channel weights (K,) of any CAM method, in any unit.
 
+        Where the layer takes both signs (see ``two_sided``), weights and activations may be those of the
+        network's own channels, (K/2,): what rises and what falls is then told apart by the activation's sign.
+
         With pooled activations (K,) a channel counts by its contribution, weight times activation (ours);
         without them by its weight alone. With ``class_id`` (number or name) and a linear head, what all
         classes share is taken off, as far as the weights agree with the head's (ours).
         """
         channels = self.snapshot.dims.channels
+        if self.two_sided and np.shape(cam_weights) == (channels // 2,):
+            cam_weights = two_sided(as_floats("cam_weights", cam_weights, (channels // 2,)))
+            if pooled is not None:
+                pooled = rising_and_falling(as_floats("pooled", pooled, (channels // 2,)))
         weights = as_floats("cam_weights", cam_weights, (channels,))
         seen = np.ones(channels, np.float32) if pooled is None else as_floats("pooled", pooled, (channels,))
         if class_id is None:

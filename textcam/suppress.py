@@ -22,6 +22,7 @@ from scipy.optimize import minimize
 
 from store.errors import QueryError
 from textcam.arrays import Doubles
+from textcam.two_sided import one_sided
 from textcam.whatif import Head, logits_of
 
 Method = Literal["project", "refit"]
@@ -53,6 +54,10 @@ class Samples:
     def take(self, chosen: Bools) -> "Samples":
         """Some of the images, by a mask (n,)."""
         return Samples(self.image_ids[chosen], self.labels[chosen], self.pooled[chosen], self.present[chosen])
+
+    def of_channels(self) -> "Samples":
+        """With the activations of the network's own channels in the place of those of their sides."""
+        return Samples(self.image_ids, self.labels, one_sided(self.pooled), self.present)
 
     def split(self, every: int = HELD_OUT) -> tuple["Samples", "Samples"]:
         """The part to fit on, and every ``every``-th image held out, by the ids: hashes, so a random draw

@@ -35,7 +35,9 @@ def test_the_area_under_a_line() -> None:
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_a_curve_goes_from_one_picture_to_the_other_cell_by_cell(name: str) -> None:
-    classifier = load_classifier(f"python:benchmarks.small_networks:{name}", weights="random")
+    classifier = load_classifier(
+        f"python:benchmarks.small_networks:{name}", weights="random", two_sided=False
+    )
     assert classifier.map_size == (8, 8)
     assert classifier.head is None
     before, after = np.random.default_rng(0).integers(0, 256, (2, 3, 3, SIDE, SIDE), np.uint8)
@@ -58,7 +60,9 @@ def test_a_curve_goes_from_one_picture_to_the_other_cell_by_cell(name: str) -> N
 
 
 def test_channels_become_their_mean_in_order() -> None:
-    classifier = load_classifier("python:benchmarks.small_networks:pooling_vit", weights="random")
+    classifier = load_classifier(
+        "python:benchmarks.small_networks:pooling_vit", weights="random", two_sided=False
+    )
     pixels = np.random.default_rng(0).integers(0, 256, (3, 3, SIDE, SIDE), np.uint8)
     order = np.stack([np.random.default_rng(seed).permutation(96) for seed in range(3)])
     class_ids = np.array([5, 5, 5])

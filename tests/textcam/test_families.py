@@ -38,9 +38,15 @@ FAMILIES = [
 ]
 
 
+# Their layers take both signs: each channel is two, what makes it rise and what makes it fall.
+BOTH_SIGNS = ("convnext", "_vit", "deit", "swin", "eva02", "hiera", "pvt", "coatnet", "maxvit", "mambaout")
+
+
 @pytest.mark.parametrize(("model", "layer", "channels", "map_size", "linear"), FAMILIES)
 def test_auto_finds_the_layer_and_the_head(model, layer, channels, map_size, linear):
     classifier = load_classifier(model, weights="random")
+    assert classifier.two_sided == any(name in model for name in BOTH_SIGNS)
+    channels *= 2 if classifier.two_sided else 1
     assert (classifier.layer, classifier.channels, classifier.map_size) == (layer, channels, map_size)
     assert (classifier.head is not None) == linear
     pixels = np.stack([classifier.prepare(image) for image in photographs()[:2]])
