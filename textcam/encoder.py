@@ -169,14 +169,7 @@ class ClipEncoder:
         return int(image.shape[1])
 
     def _inputs(self, pixels: NDArray[Any]) -> torch.Tensor:
-        pixels = np.asarray(pixels)
-        if pixels.ndim != 4 or pixels.shape[1:] != (3, *self.input_size):
-            raise ModelError(
-                f"pixels have shape {pixels.shape}, expected {('B', 3, *self.input_size)}",
-                where=self.name,
-                fix="pass what `prepare` returns, stacked",
-            )
-        return self._preprocess.normalise(torch.from_numpy(pixels).to(self.device))
+        return self._preprocess.inputs(pixels, self.device, self.name)
 
 
 def load_encoder(

@@ -64,6 +64,20 @@ class Preprocess:
         resized = next(filter(None, map(_shorter_side, self.steps)), min(self.size))
         return min(1.0, min(self.size) / resized)
 
+    def inputs(self, pixels: NDArray[Any], device: torch.device, model: str) -> torch.Tensor:
+        """Model input (B, 3, H, W) float32 on ``device`` from stacked pixels as ``prepare`` gives them.
+
+        Raises ModelError, naming the model, on another shape.
+        """
+        pixels = np.asarray(pixels)
+        if pixels.ndim != 4 or pixels.shape[1:] != (3, *self.size):
+            raise ModelError(
+                f"pixels have shape {pixels.shape}, expected {('B', 3, *self.size)}",
+                where=model,
+                fix="pass what `prepare` returns, stacked",
+            )
+        return self.normalise(torch.from_numpy(pixels).to(device))
+
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """Model input (B, 3, H, W) float32 from pixels as ``prepare`` gives them, on the pixels' device."""
         if pixels.dtype != torch.uint8:

@@ -1,11 +1,29 @@
-"""One written store and one written report, shared by the tests of the pages."""
+"""The command line as tests call it; one written store and one written report, shared by the tests of pages."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from service.cli import main
 from service.pages import write_report
+from tests.service.entry_point import Run, Said
 from tests.service.world import write_world
+
+
+@pytest.fixture
+def textcam(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the entry point with these arguments."""
+
+    def run(*arguments: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["textcam", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main()
+        out, err = capsys.readouterr()
+        return Said(int(left.value.code or 0), out, err)
+
+    return run
 
 
 @pytest.fixture(scope="session")

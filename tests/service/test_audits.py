@@ -2,8 +2,6 @@
 
 import csv
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,28 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from service.cli import main
 from service.contents import Contents
 from store.reader import Snapshot
+from tests.service.entry_point import Run
 from tests.store.worlds import TinyWorld, tiny_store
 from textcam.query import Query
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def textcam(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["textcam", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as left:
-            code = int(left.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 @pytest.fixture

@@ -9,10 +9,9 @@ import pty
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,13 +19,14 @@ import typer
 from PIL import Image
 
 from pipelines.config_file import load_config
-from service.cli import app, main
+from service.cli import app
 from service.overlays import stem_of, write_overlays
 from service.printing import byte_count, duration, model_lines, plain
 from service.wording import in_doubt
 from store.reader import Snapshot
 from store.schema import stable_id
 from tests.pipelines import worlds as runs
+from tests.service.entry_point import Run, Said
 from tests.store.worlds import TinyWorld
 from tests.textcam.test_query import hand_store, hand_world
 from textcam.answers import Explanation, GroupWords, Word
@@ -52,30 +52,6 @@ COMMANDS = {
     "prune": "textcam prune",
     "doctor": "textcam doctor",
 }
-
-
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Said]
-
-
-@pytest.fixture
-def textcam(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs the entry point with these arguments."""
-
-    def run(*arguments: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["textcam", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        out, err = capsys.readouterr()
-        return Said(int(left.value.code or 0), out, err)
-
-    return run
 
 
 @pytest.fixture(scope="module")

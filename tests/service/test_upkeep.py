@@ -1,46 +1,18 @@
 """The commands that keep a store: what they print, as text and as JSON, and their exit codes."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from service.changes import diff_lines
-from service.cli import main
 from store.prune import RUNNING
 from store.reader import Snapshot
 from store.storage import open_storage
 from tests.pipelines import worlds as runs
+from tests.service.entry_point import Run
 from tests.textcam.test_diff import edited
 from textcam.diff import diff
-
-
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Said]
-
-
-@pytest.fixture
-def textcam(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs the entry point with these arguments."""
-
-    def run(*arguments: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["textcam", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        out, err = capsys.readouterr()
-        return Said(int(left.value.code or 0), out, err)
-
-    return run
-
 
 CONFIG = """
 images: {uri: images}
