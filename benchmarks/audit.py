@@ -9,149 +9,24 @@ runs on images without a bias and on images that carry the cues of the world (th
 Scored on seeds that no threshold was chosen on. What corrected heads gain: ``benchmarks.audit_heads``.
 """
 
-import json
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
+from numpy.typing import NDArray
+from scipy.stats import binomtest, spearmanr
 from sklearn.metrics import average_precision_score
 
+from benchmarks.audit_cases import Case, cases, effects, run
 from benchmarks.measure import Measure, interval, machine, publish
-from benchmarks.truth.effects import CueEffect, cue_effects
-from benchmarks.truth.shortcuts import (
-    Effect,
-    World,
-    biased_world,
-    cache,
-    clean_world,
-    drawn_shortcuts,
-    probe,
-    truth,
-    weights,
-)
-from benchmarks.truth.slice_rivals import Images, domino, keywords
-from demo.models import CLIP_FOLDER
-from pipelines.config_file import make_config
-from pipelines.run import precompute
-from textcam.audit import core_texts, foreign_kinds
-from textcam.image_rows import image_rows
-from textcam.query import Query
+from benchmarks.truth.effects import CueEffect
+from benchmarks.truth.shortcuts import Effect, drawn_shortcuts, truth
 
-RECIPE = 2  # part of the answers' names: raise it when the method changes
-STORES = 1  # part of the stores' names: a run redoes in them what has changed
-PER_CLASS = 100
 LEAST = 24  # scenes behind a sure flip rate
 TRUE = 0.2  # a pair is used if taking the attribute away flips more than this
-TEXTS = Path(__file__).parents[1] / "demo" / "texts.csv"
-
-
-@dataclass(frozen=True)
-class Case:
-    """One audit: a world's classifier on images with or without the world's bias."""
-
-    world: World
-    confounded: bool
-
-    @property
-    def name(self) -> str:
-        """A name for caches."""
-        kind = "confounded" if self.confounded else "unbiased"
-        return f"{self.world.key}-{kind}-{PER_CLASS}"
-
-    @property
-    def answers(self) -> Path:
-        """The file of its answers."""
-        return cache() / f"audit{RECIPE}-{self.name}.json"
-
-
-def cases(seeds: Sequence[int]) -> Iterator[Case]:
-    """Four cases a seed."""
-    for seed in seeds:
-        for world in (biased_world(seed), clean_world(seed)):
-            yield from (Case(world, False), Case(world, True))
-
-
-# --- runs -------------------------------------------------------------------------------------------------
-
-
-def run(case: Case) -> dict[str, Any]:
-    """The case's answers, from the cache or by a whole run."""
-    path = case.answers
-    if not path.exists():
-        made = answers(case, store_of(case))
-        unfinished = path.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(json.dumps(made, default=float))
-        unfinished.replace(path)
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
-
-
-def store_of(case: Case) -> Path:
-    """The store of a whole run."""
-    folder = probe(
-        drawn_shortcuts(case.world.seed),
-        confounded=case.confounded,
-        per_class=PER_CLASS,
-        seed=case.world.seed,
-    )
-    store = cache() / f"audit{STORES}-{case.name}-store"
-    precompute(make_config(configuration(folder, weights(case.world), store)), lambda progress: None)
-    return store
-
-
-def configuration(images: Path, classifier: Path, store: Path) -> dict[str, Any]:
-    """A whole run with the demo's encoder and texts."""
-    return {
-        "images": {"uri": str(images)},
-        "classifier": {"model": "python:demo.models:tiny_classifier", "weights": str(classifier)},
-        "encoder": {"model": f"local-dir:{CLIP_FOLDER}"},
-        "texts": {"bank": str(TEXTS)},
-        "directions": {"examples": 50},
-        "groups": {"count": 12},
-        "run": {"executor": "inline", "shard_size": 400, "batch_size": 100},
-        "store": str(store),
-    }
-
-
-def answers(case: Case, store: Path) -> dict[str, Any]:
-    """Findings and the rivals' pairs, as plain values."""
-    query = Query.open(store)
-    found = query.findings()
-    records = [
-        {**asdict(one), "class_name": pair[0], "text": pair[1]}
-        for one, pair in ((one, query.audit.pair(one)) for one in found)
-    ]
-    return {"findings": records, "rivals": rivals(query)}
-
-
-def rivals(query: Query) -> dict[str, list[Any]]:
-    """Pairs (class, text, score) of the other methods."""
-    catalogue = query.audit.catalogue
-    texts, names = catalogue.texts, catalogue.classes.names
-    core = core_texts(names, texts.texts)
-    foreign = ~core & foreign_kinds(core, texts.kinds)
-    rows = list(image_rows(query.snapshot, embeddings=True))
-    images = Images(
-        np.concatenate([one.embeddings for one in rows]),
-        np.concatenate([one.labels for one in rows]),
-        np.concatenate([one.predictions for one in rows]),
-    )
-    made = {
-        "domino": domino(images, texts.embeddings, foreign),
-        "keywords": keywords(images, texts.embeddings, foreign),
-    }
-    return {
-        name: [[names[class_id], texts.texts[text], score] for (class_id, text), score in pairs.items()]
-        for name, pairs in made.items()
-    }
-
-
-# --- scores -----------------------------------------------------------------------------------------------
+DRAWS = 500
+AGREE = "rank agreement of effect and"
 
 
 def strength(finding: dict[str, Any]) -> float:
@@ -185,11 +60,21 @@ def ranking_measures(name: str, pairs: Sequence[Sequence[tuple[float, bool, bool
     at_ten = float((is_used[first] & named).sum() / 10)
     measures = [Measure(f"{name}, precision at 10", at_ten, goal=0.95, better="higher")]
     if each:
+        first = [precision_of_first(world) for world in counted if any(one[1] and one[2] for one in world)]
+        called = f"{name}, precision at as many as a world has"
+        measures.append(Measure(called, *interval(first, np.mean), better="higher"))
         middle, low, high = interval(each, np.mean)
         measures.append(Measure(f"{name}, AUPRC by world", middle, low, high, goal=0.9, better="higher"))
         pooled = float(average_precision_score(is_used, score))
         measures.append(Measure(f"{name}, AUPRC over all worlds", pooled, goal=0.9, better="higher"))
     return measures
+
+
+def precision_of_first(pairs: Sequence[tuple[float, bool, bool]]) -> float:
+    """Of the first n pairs of a world, the share that is planted and used, n being how many pairs are."""
+    wanted = [one[1] and one[2] for one in pairs]
+    first = sorted(range(len(pairs)), key=lambda at: -pairs[at][0])[: sum(wanted)]
+    return sum(wanted[at] and pairs[at][0] >= 0 for at in first) / max(1, sum(wanted))
 
 
 def score(seeds: Sequence[int]) -> list[Measure]:
@@ -251,13 +136,16 @@ def effect_measures(where: str, done: Sequence[tuple[Case, dict[str, Any]]]) -> 
         for found in one["findings"]:
             true = known.get((found["class_name"], found["text"]))
             if true is not None and found["effect"] is not None:
-                seen.append((found["effect"], true.effect, true.flip_rate, true.n_right))
-    table = np.array(seen).reshape(-1, 4)
-    sure = table[table[:, 3] >= LEAST]
-    return [
+                counts = (found["n_with"], found["n_without"], true.n, true.n_right)
+                seen.append((found["effect"], true.effect, true.flip_rate, *counts))
+    table = np.array(seen).reshape(-1, 7)
+    sure = table[table[:, 6] >= LEAST]
+    if len(table) < 3:
+        return []
+    measures = [
         Measure(
-            f"{where}: rank agreement of effect and {name} (n={len(rows)})",
-            float(spearmanr(rows[:, 0], rows[:, column]).statistic),
+            f"{where}: {AGREE} {name} (n={len(rows)})",
+            *agreement(rows[:, (0, column)]),
             goal=0.8,
             better="higher",
         )
@@ -268,17 +156,39 @@ def effect_measures(where: str, done: Sequence[tuple[Case, dict[str, Any]]]) -> 
         )
         if len(rows) > 2
     ]
+    name = f"{where}: rank agreement with the true effect that as many images allow"
+    return [*measures, Measure(name, *allowed_agreement(table), better="higher")]
 
 
-def effects(case: Case, findings: Sequence[dict[str, Any]]) -> dict[tuple[str, str], CueEffect]:
-    """The true effects of what was found, and of what was planted."""
-    said = [(one["class_name"], one["text"]) for one in findings]
-    return cue_effects(case.world, said + [(one.class_name, one.concept) for one in case.world.planted])
+def agreement(pairs: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Spearman's rank correlation of the columns (n, 2), and the bounds of 95 in 100 bootstrap resamples."""
+    rng = np.random.default_rng(0)
+    drawn = [spearmanr(*pairs[rng.integers(0, len(pairs), len(pairs))].T).statistic for _ in range(DRAWS)]
+    low, high = np.nanquantile(drawn, (0.025, 0.975))
+    return float(spearmanr(*pairs.T).statistic), float(low), float(high)
+
+
+def allowed_agreement(table: NDArray[np.float64]) -> tuple[float, float, float]:
+    """The agreement of who sees without error which images show the cue, and has as many images and scenes:
+    effect and truth drawn anew from binomials with the measured rates. Mean, and the bounds of 95 in 100
+    draws."""
+    _, effect, _, n_with, n_without, n, n_right = table.T
+    rng, with_ = np.random.default_rng(0), n_right / n
+    without = np.clip(with_ - effect, 0, 1)
+
+    def drawn(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+        found = rng.binomial(first.astype(int), with_) / first
+        return found - rng.binomial(second.astype(int), without) / second
+
+    reached = [spearmanr(drawn(n_with, n_without), drawn(n, n)).statistic for _ in range(DRAWS)]
+    low, high = np.quantile(reached, (0.025, 0.975))
+    return float(np.mean(reached)), float(low), float(high)
 
 
 def verdict_measures(done: Sequence[tuple[Case, dict[str, Any]]]) -> list[Measure]:
     """How many verdicts of use are false, and how many used pairs got theirs."""
-    measures = []
+    measures, right = [], 0
+    total = 0
     for biased in (True, False):
         for confounded in (False, True):
             chosen = [
@@ -286,30 +196,50 @@ def verdict_measures(done: Sequence[tuple[Case, dict[str, Any]]]) -> list[Measur
             ]
             if not chosen:
                 continue
-            verdicts, missed = [], []
+            who = f"{'biased' if biased else 'clean'} models, {'biased' if confounded else 'unbiased'} images"
+            true, missed = [], []
             for case, one in chosen:
                 known = effects(case, one["findings"])
-                said = {(f["class_name"], f["text"]) for f in one["findings"] if f["verdict"] == "used"}
-                verdicts += [pair in known and known[pair].flip_rate > TRUE for pair in said]
-                planted = [(pair.class_name, pair.concept) for pair in case.world.planted]
-                missed += [pair not in said for pair in planted if known[pair].flip_rate > TRUE]
-            who = f"{'biased' if biased else 'clean'} models, {'biased' if confounded else 'unbiased'} images"
-            shown = sum(len(one["findings"]) for _, one in chosen)
-            measures.append(Measure(f"{who}: findings", shown))
-            measures.append(Measure(f"{who}: verdicts of use", len(verdicts)))
-            measures.append(Measure(f"{who}: false verdicts of use", verdicts.count(False)))
-            if missed:
-                measures.append(
-                    Measure(
-                        f"{who}: share of used planted pairs called used",
-                        1 - float(np.mean(missed)),
-                        better="higher",
-                    )
-                )
-    every = [m for m in measures if m.name.endswith("false verdicts of use")]
-    total = [m for m in measures if m.name.endswith(": verdicts of use")]
-    rate = sum(m.value for m in every) / max(1.0, sum(m.value for m in total))
-    return [*measures, Measure("false among all verdicts of use", rate, goal=0.05)]
+                said = {(f["class_name"], f["text"]): f["verdict"] for f in one["findings"]}
+                used = [pair for pair, verdict in said.items() if verdict == "used"]
+                true += [pair in known and known[pair].flip_rate > TRUE for pair in used]
+                missed += _said_of_planted(case, known, said)
+            measures += [
+                Measure(f"{who}: classifiers", len(chosen)),
+                Measure(f"{who}: findings", sum(len(one["findings"]) for _, one in chosen)),
+                Measure(f"{who}: verdicts of use", len(true)),
+                Measure(f"{who}: false verdicts of use", true.count(False)),
+                *_verdicts_of_planted(who, missed),
+            ]
+            right, total = right + sum(true), total + len(true)
+    rate = binomtest(total - right, total).proportion_ci() if total else None
+    low, high = (None, None) if rate is None else (rate.low, rate.high)
+    false = (total - right) / max(1, total)
+    return [*measures, Measure("false among all verdicts of use", false, low, high, goal=0.05)]
+
+
+def _said_of_planted(
+    case: Case, known: dict[tuple[str, str], CueEffect], said: dict[tuple[str, str], str]
+) -> list[tuple[str, str]]:
+    """Of each planted pair that is used: the attribute, and its verdict or "not found"."""
+    pairs = [(cue.attribute, (cue.class_name, cue.concept)) for cue in case.world.planted]
+    return [(name, said.get(pair, "not found")) for name, pair in pairs if known[pair].flip_rate > TRUE]
+
+
+def _verdicts_of_planted(who: str, said: Sequence[tuple[str, str]]) -> list[Measure]:
+    made = []
+    if said:
+        used = [verdict == "used" for _, verdict in said]
+        name = f"{who}: share of used planted pairs called used (n={len(said)})"
+        made.append(Measure(name, float(np.mean(used)), better="higher"))
+        for verdict in ("unproven", "association", "not found"):
+            share = float(np.mean([one == verdict for _, one in said]))
+            made.append(Measure(f"{who}:   {verdict}", share))
+        for attribute in sorted({name for name, _ in said}):
+            mine = [verdict == "used" for name, verdict in said if name == attribute]
+            name = f"{who}:   called used, {attribute} (n={len(mine)})"
+            made.append(Measure(name, float(np.mean(mine)), better="higher"))
+    return made
 
 
 def main() -> None:

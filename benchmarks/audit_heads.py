@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.audit import STORES, TRUE, Case, configuration
+from benchmarks.audit import TRUE
+from benchmarks.audit_cases import STORES, Case, configuration
 from benchmarks.measure import Measure, interval, machine, publish
 from benchmarks.truth.shortcuts import (
     PROBE_FOLLOW,
