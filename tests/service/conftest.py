@@ -1,4 +1,4 @@
-"""The command line as tests call it; one written store and one written report, shared by the tests of pages."""
+"""The command line as tests call it; a written store and a written report, shared by the tests of pages."""
 
 import sys
 from pathlib import Path
