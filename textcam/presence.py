@@ -11,6 +11,11 @@ where the best text alone called two of three images without an artefact waterma
 but of many texts of kind "other" an image shows at most the five that stand out most, each measured by its
 own mean and spread over the sample. (On photographs and a thousand texts the threshold alone found 457
 texts in an image.)
+
+That texts of a kind exclude each other holds for pictures of one thing, and not for a table full of them:
+there, the nearest of eight colours alone was a third of the colours that were to be seen. So the sample is
+asked (``free_texts``): where another text of the kind is nearer, does this one still stand on two levels, as
+what is there or is not would? Then it competes with none, and nothing limits how many are shown.
 """
 
 from collections.abc import Sequence
@@ -28,6 +33,8 @@ Bools = NDArray[np.bool_]
 
 NO_RIVALS = "other"  # the kind whose texts do not exclude each other
 MOST_OTHER = 5  # texts of kind "other" that one image shows
+LEVELS = 0.8  # of a text's variance lies between its two levels; any spread without a gap has at most .75
+FEWEST_BEST = 8  # images that a text is the nearest of its kind in, before it says anything of its kind
 TOLERANCE = 0.01  # odds of 1 to 2.7 at CLIP's usual temperature of 100: near-synonyms are present together
 
 
@@ -35,7 +42,8 @@ class ConceptPresence:
     """Tells for image embeddings which of T texts are present.
 
     A text with rivals is present if its similarity is within ``tolerance`` of the best text of its kind and,
-    given a ``sample`` (n, D), above the threshold that best cuts the sample in two (Otsu). A text without
+    given a ``sample`` (n, D), above the threshold that best cuts the sample in two (Otsu); the threshold
+    alone decides of those that the sample shows to exclude no other (``free_texts``). A text without
     rivals is present if its similarity minus the image's mean over the bank is above such a
     threshold; expect little of it where the concept is in
     under 1 % of the sample. Similarities are computed in float64, so that the outcome does not hang on how
@@ -62,9 +70,10 @@ class ConceptPresence:
         self.floor = np.full(len(names), -np.inf)  # (T,) on the similarity itself
         if sample is not None and len(sample):
             similarities = self.similarities(sample)
-            for text in np.concatenate([*self.rivals, np.zeros(0, np.int64)]):
-                cut = otsu(similarities[:, text])
-                self.floor[text] = cut if np.isfinite(cut) else -np.inf  # a sample all alike tells nothing
+            for texts in self.rivals:
+                cuts = np.array([otsu(similarities[:, text]) for text in texts])
+                self.floor[texts] = np.where(np.isfinite(cuts), cuts, -np.inf)  # all alike tells nothing
+                self.threshold[texts[free_texts(similarities[:, texts], cuts)]] = -np.inf
         alone = np.setdiff1d(np.arange(len(names)), np.concatenate([*self.rivals, np.zeros(0, np.int64)]))
         self.others = np.flatnonzero(names == NO_RIVALS)
         self.centre, self.spread = np.zeros(len(self.others)), np.ones(len(self.others))
@@ -78,6 +87,8 @@ class ConceptPresence:
             )
         relative = self.relative_similarities(sample)
         self.threshold[alone] = [otsu(relative[:, text]) for text in alone]
+        free = free_texts(relative[:, self.others], self.threshold[self.others])
+        self.others = self.others[~free]
         self.centre = relative[:, self.others].mean(axis=0)
         self.spread = np.maximum(relative[:, self.others].std(axis=0), 1e-12)
 
@@ -108,6 +119,34 @@ class ConceptPresence:
             least = np.partition(standing_out, -MOST_OTHER, axis=1)[:, -MOST_OTHER, None]
             present[:, self.others] &= standing_out >= least
         return present
+
+
+def free_texts(similarities: Floats, cuts: Floats) -> Bools:
+    """(G,) of the texts of one kind, which exclude no other: all of them that stand on two levels, if texts
+    of this kind still do so in the images that another text is nearer to; else none.
+
+    ``similarities`` (n, G) of a sample with the texts, each of which is cut in two at ``cuts`` (G,). On two
+    levels is what has LEVELS of its variance between them.
+    """
+    best = similarities.argmax(axis=1) if similarities.size else np.zeros(0, np.int64)
+    counts = np.bincount(best, minlength=len(cuts))
+    judges = np.flatnonzero(counts >= FEWEST_BEST)
+    between = [between_levels(similarities[best != text, text], cuts[text]) for text in judges]
+    if len(judges) < 2 or np.average(between, weights=counts[judges]) < LEVELS:
+        return np.zeros(len(cuts), np.bool_)
+    return np.array([between_levels(similarities[:, j], cut) >= LEVELS for j, cut in enumerate(cuts)])
+
+
+def between_levels(values: Floats, cut: float) -> float:
+    """The part of the variance of values (n,) that lies between those at or above ``cut`` and those below;
+    0 where one of the two is empty."""
+    high = np.asarray(values) >= cut
+    if high.all() or not high.any():
+        return 0.0
+    wide = np.asarray(values, np.float64)
+    share = high.mean()
+    apart = wide[high].mean() - wide[~high].mean()
+    return float(share * (1 - share) * apart**2 / wide.var())
 
 
 def otsu(values: Floats) -> float:

@@ -3,7 +3,7 @@ import pytest
 
 from store.errors import ConfigError, SchemaMismatch
 from tests.textcam import audit_oracles as slow
-from textcam.presence import ConceptCounts, ConceptPresence, otsu
+from textcam.presence import ConceptCounts, ConceptPresence, between_levels, free_texts, otsu
 from textcam.statistics import fisher_exact, rate_difference
 
 # label, prediction, has text 0, has text 1: class 0 seven times, class 1 twice, class 2 once
@@ -169,3 +169,43 @@ def test_of_many_other_texts_an_image_shows_only_those_that_stand_out():
     assert (found.sum(1) <= 5).all()
     assert found[shown].mean() > 0.98
     assert found[~shown].mean() < 0.05
+
+
+def pictures_of(shown: np.ndarray, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Texts (T, 17) and unit embeddings (n, 17) of images that hold ``shown`` (n, T) and what all share."""
+    rng = np.random.default_rng(seed)
+    axes = np.linalg.qr(rng.normal(size=(17, 17)))[0]
+    images = shown @ axes[: shown.shape[1]] + 2 * axes[-1] + noise * rng.normal(size=(len(shown), 17))
+    return axes[: shown.shape[1]], images / np.linalg.norm(images, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("kind", ["colour", "other"])
+def test_where_many_of_a_kind_are_shown_at_once_they_do_not_compete(kind):
+    shown = np.random.default_rng(3).random((300, 12)) < 0.5
+    texts, images = pictures_of(shown, 0.03)
+    found = ConceptPresence(texts, [kind] * 12, sample=images)(images)
+    assert (shown.sum(1) > 6).any()
+    assert found[shown].mean() > 0.98
+    assert found[~shown].mean() < 0.02
+
+
+def test_where_one_of_a_kind_is_shown_at_a_time_they_compete():
+    shown = np.eye(7, dtype=bool)[np.random.default_rng(4).integers(7, size=300)]
+    texts, images = pictures_of(shown, 0.3)
+    assert not free_texts(images @ texts.T, np.array([otsu(one) for one in texts @ images.T])).any()
+    assert ConceptPresence(texts, ["colour"] * 7, tolerance=0.0, sample=images)(images).sum(1).max() == 1
+
+
+def test_a_text_that_no_image_shows_stays_a_rival_of_those_that_are_free():
+    shown = np.random.default_rng(5).random((300, 6)) < 0.5
+    shown[:, 5] = False
+    texts, images = pictures_of(shown, 0.03)
+    free = free_texts(images @ texts.T, np.array([otsu(one) for one in texts @ images.T]))
+    assert free.tolist() == [True] * 5 + [False]
+    assert ConceptPresence(texts, ["colour"] * 6, sample=images)(images)[:, 5].mean() < 0.1
+
+
+def test_between_levels_by_hand():
+    assert between_levels(np.array([0.0, 0.0, 1.0, 1.0]), 1.0) == 1.0
+    assert between_levels(np.array([0.0, 1.0, 2.0, 3.0]), 2.0) == pytest.approx(0.8)
+    assert between_levels(np.array([1.0, 2.0]), 3.0) == between_levels(np.array([1.0, 1.0]), 0.0) == 0.0
