@@ -17,7 +17,7 @@ from benchmarks.truth.square import judge_maps
 from textcam.arrays import unit_rows
 from textcam.groups import group_channels
 
-LEAST_MOVED, DOMINANT = 0.05, 0.5  # of a channel that has a topic: its effect, and the topic's part of it
+LEAST_MOVED, DOMINANT = 0.05, 1.6  # of a channel that has a topic: its effect, and the topic's even shares
 
 
 def compete_in_family(cases: Iterable[FamilyCase], entrants: dict[str, Entrant]) -> dict[str, Samples]:
@@ -83,13 +83,16 @@ def _agreement(one: FamilyCase, told: Array) -> float:
 
 
 def channel_topics(one: FamilyCase) -> Array:
-    """(K,) the topic whose words move a channel most when the scene is drawn again; -1 where nothing does,
-    or none does more than half of it.
+    """(K,) the topic whose words move a channel most when the scene is drawn again, by how much they move
+    channels on the whole (a large part moves all of them); -1 where nothing does, or where the topic has
+    less than 1.6 of its even share.
     """
     topics = one.topics.max() + 1
-    moved = np.stack([one.moved[:, one.topics == topic].mean(1) for topic in range(topics)], 1)
-    total = np.maximum(moved.sum(1), 1e-12)
-    sure = (moved.max(1) > LEAST_MOVED) & (moved.max(1) / total >= DOMINANT)
+    common = np.maximum(one.moved.mean(0), 1e-12)
+    apart = one.moved / common
+    moved = np.stack([apart[:, one.topics == topic].mean(1) for topic in range(topics)], 1)
+    share = moved.max(1) / np.maximum(moved.sum(1), 1e-12)
+    sure = (one.moved.max(1) > LEAST_MOVED) & (share >= DOMINANT / topics)
     return np.where(sure, moved.argmax(1), -1)
 
 

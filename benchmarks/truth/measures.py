@@ -73,7 +73,11 @@ def energy_ratio(maps: Array, masks: Array) -> Floats:
 
 
 def pointing(maps: Array, masks: Array) -> Floats:
-    """(B,) 1 where the highest cell of the map (B, H, W) lies on the mask; NaN where the mask is empty."""
+    """(B,) 1 where the highest cell of the map (B, H, W) lies on the mask; NaN where the mask is empty.
+
+    Of an enlarged cell its first pixel counts: convolutions of stride 2 with one pixel of padding centre what
+    a cell sees there, not in its middle (by the middle, fewer parts of creatures were hit).
+    """
     best = maps.reshape(len(maps), -1).argmax(1)
     hit = np.take_along_axis(masks.reshape(len(masks), -1), best[:, None], 1)[:, 0].astype(float)
     return np.where(masks.any((1, 2)), hit, np.nan)

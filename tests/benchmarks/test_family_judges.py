@@ -83,9 +83,11 @@ def test_a_word_that_flips_the_class_without_a_rule_counts_neither_way() -> None
 
 
 def test_topics_and_purity_by_hand() -> None:
-    moved = np.array([[1.0, 0.8, 0.0, 0.1], [0.5, 0.5, 0.5, 0.5], [0.001, 0.0, 0.0, 0.0]])
+    moved = np.array([[9.0, 7.2, 0.0, 0.1], [0.5, 0.5, 0.1, 0.1], [0.001, 0.0, 0.0, 0.0]])
     one = case_of(np.zeros((2, 4), bool), moved=moved, topics=np.array([0, 0, 1, 2]))
-    assert judges.channel_topics(one).tolist() == [0, -1, -1]
+    assert judges.channel_topics(one).tolist() == [0, 1, -1], "the first two words move all channels more"
+    even = case_of(np.zeros((2, 4), bool), moved=np.ones((3, 4)), topics=np.array([0, 0, 1, 2]))
+    assert judges.channel_topics(even).tolist() == [-1] * 3
     groups, truth = np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 1])
     assert judges._purity(groups, truth) == 4 / 5
 
