@@ -4,9 +4,11 @@ Commands that ask a finished store are in ``ask``; here are those that make, che
 command needs is imported when it runs: `textcam --help` must not wait for it.
 """
 
+import atexit
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -33,6 +35,25 @@ def main() -> None:
     except TextcamError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+
+
+def entry() -> NoReturn:
+    """The command `textcam`: ``main``, and out without taking the interpreter down.
+
+    Arrow's threads let go of what they read from a Python file a moment after it was asked for. One that does
+    so while the interpreter is taken down aborts the process, after all went well (one call in twenty).
+    """
+    code: int | str | None = 0
+    try:
+        main()
+    except SystemExit as left:
+        code = left.code
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+    except OSError:  # nobody reads on, or no space where it goes
+        code = code or 1
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 # --- making a store ---------------------------------------------------------------------------------------
@@ -216,4 +237,4 @@ def doctor(
 
 
 if __name__ == "__main__":
-    main()
+    entry()
