@@ -205,7 +205,7 @@ def print_suppressed(
     shown = [{**row, "before": percent(row["before"]), "after": percent(row["after"])} for row in groups]
     print_rows(shown, ["group", "n", "before", "after"])
     if made.unbalanced:
-        print(f"{number(made.unbalanced)} classes show a text in all or in none of their images")
+        print(f"classes with a text in all or none of their images (nothing to weigh): {made.unbalanced}")
     print(f"wrote {out}")
 
 
