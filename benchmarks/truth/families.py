@@ -1,6 +1,6 @@
 """T1's other families: rules over several objects, creatures of parts, and other labels than the shape.
 
-python -m benchmarks.truth.families                      all, three seeds; writes results and plots
+python -m benchmarks.truth.families                      all, five seeds; writes results and plots
 python -m benchmarks.truth.families --seeds 1 --families rules --dry
 """
 
@@ -15,21 +15,18 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Measure, machine, publish
-from benchmarks.truth.class_words import Reading, Words, words_of_directions
 from benchmarks.truth.contest import CONTEST, Entrant, Samples, by_directions
 from benchmarks.truth.creatures import Creatures
-from benchmarks.truth.evidence import Array
 from benchmarks.truth.family_cases import FamilyCase, family_case
-from benchmarks.truth.family_judges import compete_in_family
+from benchmarks.truth.family_judges import compete_in_family, judge_confidence
 from benchmarks.truth.family_worlds import world_of
 from benchmarks.truth.label_scenes import LABELS, label_world
 from benchmarks.truth.measures import bootstrap
 from benchmarks.truth.ours import DEFAULT, Choices, Directions
 from benchmarks.truth.plots import draw_family
 from benchmarks.truth.rule_scenes import RuleScenes
-from benchmarks.truth.square import Case
 
-SEEDS = 3
+SEEDS = 5
 BLIND = ("texture",)  # what the encoder that is made blind on purpose was never told of
 GOALS = {
     "first word is in the rule": 0.95,
@@ -39,27 +36,9 @@ GOALS = {
 }
 
 
-def _of_kind(kind: str) -> Entrant:
-    """Ours, with all texts taken to be of one kind."""
-
-    def fitted_anew(fitted: Directions) -> Directions:
-        evidence = fitted.evidence
-        return Directions(replace(evidence, kinds=(kind,) * len(evidence.kinds)))
-
-    def words(case: Case, fitted: Directions, asked: Array) -> Words:
-        made = fitted_anew(fitted).for_words(DEFAULT)
-        return words_of_directions(case.evidence, made, case.head, asked, Reading())
-
-    return Entrant(
-        words,
-        lambda case, fitted: fitted_anew(fitted).scores(DEFAULT),
-        lambda fitted: fitted_anew(fitted).for_words(DEFAULT),
-        lambda case, fitted: fitted_anew(fitted).moments().effects(case.head),
-    )
-
-
 ENTRANTS: dict[str, Entrant] = {
     **CONTEST,
+    "ours, without regions": by_directions(Choices(form="names")),
     "ridge over all images": by_directions(Choices(form="ridge")),
 }
 
@@ -67,8 +46,7 @@ ENTRANTS: dict[str, Entrant] = {
 def rules(seeds: int) -> dict[str, Samples]:
     """Classes are rules over three to six objects."""
     worlds = (world_of(RuleScenes(), seed) for seed in range(seeds))
-    entrants = {**ENTRANTS, "ours, every text of kind other": _of_kind("other")}
-    return _family((family_case(world) for world in worlds), entrants)
+    return _family((family_case(world) for world in worlds), ENTRANTS)
 
 
 def parts(seeds: int) -> dict[str, Samples]:
@@ -92,7 +70,9 @@ def blind(seeds: int) -> dict[str, Samples]:
     _add_facts(facts, one)
     made: dict[str, Samples] = {"world": facts}
     for name, seen in (("what is seen", one.seen), ("what is refused", ~one.seen)):
-        made[name] = compete_in_family([replace(one, seen=seen)], {"ours": CONTEST["ours"]})["ours"]
+        found = compete_in_family([replace(one, seen=seen)], {"ours": CONTEST["ours"]})["ours"]
+        made[name] = {measure: values for measure, values in found.items() if "confidence" not in measure}
+    facts |= judge_confidence(one, Directions(one.case.evidence).names(DEFAULT).confidence)
     return made
 
 

@@ -12,7 +12,7 @@ from benchmarks.truth.contest import GROUPS, Entrant, Samples
 from benchmarks.truth.evidence import Array
 from benchmarks.truth.family_cases import FamilyCase
 from benchmarks.truth.measures import auprc, label_measures
-from benchmarks.truth.ours import Directions
+from benchmarks.truth.ours import DEFAULT, Directions
 from benchmarks.truth.square import judge_maps
 from textcam.arrays import unit_rows
 from textcam.groups import group_channels
@@ -25,6 +25,9 @@ def compete_in_family(cases: Iterable[FamilyCase], entrants: dict[str, Entrant])
     found: dict[str, Samples] = {name: defaultdict(list) for name in entrants}
     for one in cases:
         fitted = Directions(one.case.evidence)
+        if "ours" in found:
+            for measure, samples in judge_confidence(one, fitted.names(DEFAULT).confidence).items():
+                found["ours"][measure] += samples
         for name, entrant in entrants.items():
             for measure, samples in _judged(one, fitted, entrant).items():
                 found[name][measure] += samples
@@ -94,6 +97,20 @@ def channel_topics(one: FamilyCase) -> Array:
     share = moved.max(1) / np.maximum(moved.sum(1), 1e-12)
     sure = (one.moved.max(1) > LEAST_MOVED) & (share >= DOMINANT / topics)
     return np.where(sure, moved.argmax(1), -1)
+
+
+def judge_confidence(one: FamilyCase, confidence: Array) -> Samples:
+    """Mean ``confidence`` (K,) of the names of channels that are about what the encoder sees, and of those
+    about what it does not see, whose names cannot be right.
+    """
+    about = channel_topics(one)
+    made: Samples = {}
+    for name, seen in (("seen", True), ("not seen", False)):
+        topics = [topic for topic in np.unique(one.topics) if one.seen[one.topics == topic].any() == seen]
+        mine = np.isin(about, topics)
+        if mine.any():
+            made[f"confidence of channels about what is {name}"] = [float(confidence[mine].mean())]
+    return made
 
 
 def judge_groups(one: FamilyCase, rows: Array) -> Samples:

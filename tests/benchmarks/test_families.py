@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 
 from benchmarks.truth.creatures import PARTS, Creatures, changed
-from benchmarks.truth.family import Family, Rule, bank, drawn_of, labels_of, words_of
+from benchmarks.truth.families import ENTRANTS
+from benchmarks.truth.families import FAMILIES as RUN
+from benchmarks.truth.family import Family, Rule, bank, drawn_of, labels_of, pixels, words_of
+from benchmarks.truth.family_worlds import FamilyWorld, classes_of, scenes_of, world_of
 from benchmarks.truth.label_scenes import LABELS, LabelScenes, label_world
+from benchmarks.truth.rivals import RIVALS
 from benchmarks.truth.rule_scenes import OPTIONS, Item, RuleScene, RuleScenes
 
 FAMILIES: list[Family] = [RuleScenes(), Creatures(), LabelScenes("pair")]
@@ -153,3 +157,36 @@ def test_a_world_of_labels_has_a_cue() -> None:
             assert 0 <= class_id < len(world.rules)
             assert word in (*world.family.values["background"], *world.family.values["artefact"])
         assert len({world.key for world in worlds}) == 6
+
+
+def worlds(seed: int) -> list[FamilyWorld]:
+    return [world_of(RuleScenes(), seed), world_of(Creatures(), seed), label_world("pair", seed)]
+
+
+def test_worlds_are_the_same_again_and_other_seeds_are_others() -> None:
+    for one, again, other in zip(worlds(3), worlds(3), worlds(4), strict=True):
+        assert one.key == again.key != other.key
+        assert one.rules == again.rules != other.rules
+        scenes = scenes_of(one, 1, 2, biased=True)
+        assert scenes == scenes_of(again, 1, 2, biased=True)
+        assert scenes[: len(one.rules)] == scenes_of(one, 1, 1, biased=True), "more, and the same first"
+        assert not set(scenes) & set(scenes_of(one, 2, 2, biased=True)), "what judges was never explained"
+        assert not set(scenes) & set(scenes_of(other, 1, 2, biased=True))
+        assert (pixels(one.family, scenes[:3], SIZE) == pixels(again.family, scenes[:3], SIZE)).all()
+
+
+def test_scenes_come_class_by_class_and_cues_in_their_class() -> None:
+    world = label_world("texture", 0)
+    scenes = scenes_of(world, 0, 40, biased=True)
+    for scene, class_id in zip(scenes, classes_of(world, len(scenes)), strict=True):
+        assert world.family.meets(scene, world.rules[class_id])
+    ((cued, word),) = world.cues
+    shown = np.array([word in world.family.shows(scene) for scene in scenes])
+    mine = classes_of(world, len(scenes)) == cued
+    assert shown[mine].mean() > 0.7
+    assert shown[~mine].mean() < 0.15
+
+
+def test_every_family_runs_with_every_rival() -> None:
+    assert [*RUN] == ["rules", "parts", "labels", "blind"]
+    assert {"ours", "TextCAM, the paper's form", "mean difference", "no channels", *RIVALS} <= set(ENTRANTS)

@@ -1,11 +1,14 @@
 """How worlds of families are judged: by hand, and on channels that are made to mean something."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from benchmarks.truth import family_judges as judges
 from benchmarks.truth.class_words import Words
 from benchmarks.truth.evidence import Evidence, Labelled
+from benchmarks.truth.families import ENTRANTS
 from benchmarks.truth.family import Rule, labels_of, pixels, words_of
 from benchmarks.truth.family_cases import FamilyCase
 from benchmarks.truth.family_encoder import as_embeddings, gate, gated, load_encoder, zero_shot
@@ -159,3 +162,62 @@ def test_effects_are_those_of_a_classifier_that_sees_one_word() -> None:
     assert found.moved[1].tolist() == [0.0] * len(at)
     assert found.moved[0].argmax() == at["red"]
     assert 0.5 <= found.accuracy <= 1.0
+
+
+def planted_case(seed: int = 0) -> FamilyCase:
+    """Three classes that are one word each, of seven words and four distractors that an oracle embeds; a
+    channel fires for its word, and the head asks for it. Words 5 and 6 make channels fire and no class.
+    """
+    rng = np.random.default_rng(seed)
+    classes = np.arange(240) % 3
+    shown = np.zeros((240, 11), bool)
+    shown[:, 3:7] = rng.random((240, 4)) < 0.4
+    shown[np.arange(240), classes] = True
+    axes = np.linalg.qr(rng.normal(size=(16, 12)))[0].T
+    images = shown[:, :7] @ axes[:7] + 2 * axes[11] + 0.02 * rng.normal(size=(240, 16))
+    images = (images / np.linalg.norm(images, axis=1, keepdims=True)).astype(np.float32)
+    texts = ((axes[:11] + axes[11]) / np.sqrt(2)).astype(np.float32)
+    meaning = np.arange(14) % 7
+    pooled = np.maximum(shown[:, meaning] + 0.1 * rng.normal(size=(240, 14)), 0).astype(np.float32)
+    head = (meaning == np.arange(3)[:, None]).astype(np.float32)
+    used = np.eye(3, 7, dtype=bool)
+    fit = np.arange(240) < 120
+    kinds = ("object",) * 3 + ("other",) * 4 + ("scene",) * 4
+    evidence = Evidence(pooled[fit], images[fit], texts, kinds)
+    made = case_of(used, seen=np.ones(7, bool), topics=np.arange(7), moved=np.eye(7)[meaning] + 0.01)
+    case = replace(
+        made.case,
+        evidence=evidence,
+        scoring=Labelled(pooled[~fit], shown[~fit]),
+        head=head,
+        predicted=classes[fit],
+        classes=classes[fit],
+        labels=shown[fit],
+        own=np.full(3, -1),
+    )
+    return replace(made, case=case, change=3.0 * used)
+
+
+def test_what_is_planted_gets_full_marks_and_chance_does_not() -> None:
+    found = judges.compete_in_family([planted_case()], ENTRANTS)
+    for entrant in ("ours", "ours, without regions", "mean difference", "INVERT (given labels)"):
+        assert found[entrant]["channel pearson"][0] > 0.9, entrant
+    for entrant in ("ours", "ours, without regions"):
+        assert found[entrant]["first word is in the rule"] == [1.0] * 3
+        assert found[entrant]["rule AUPRC"] == [1.0] * 3
+        assert found[entrant]["groups ARI"][0] > 0.9
+    assert found["ours"]["Spearman of presence effects"][0] > 0.5
+    assert found["chance"]["channel pearson"][0] < 0.5
+    assert "first word is in the rule" not in found["INVERT (given labels)"]
+
+
+def test_confidence_is_told_apart_by_what_the_encoder_sees() -> None:
+    one = replace(planted_case(), seen=np.arange(7) < 4)
+    told = judges.judge_confidence(one, np.where(np.arange(14) % 7 < 4, 0.9, 0.2))
+    assert told == {
+        "confidence of channels about what is seen": [pytest.approx(0.9)],
+        "confidence of channels about what is not seen": [pytest.approx(0.2)],
+    }
+    assert [*judges.judge_confidence(planted_case(), np.ones(14))] == [
+        "confidence of channels about what is seen"
+    ]
