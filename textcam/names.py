@@ -4,7 +4,9 @@ The first way is presence regression (``naming``). It has to decide of each imag
 and where the encoder is too noisy for that, or images are few, its names are poor and its confidence says
 so. The second, ridge regression of the activation on the embeddings of all images (``lda``), decides
 nothing and endures noise, but takes what goes together in the data for the channel's meaning. So it is
-asked only where the first is not sure, and heard only where it is surer.
+asked only where the first is not sure, and heard only where it is surer. Whether presence can be decided at
+all depends on the encoder and not on the channel: where the second way is clearly surer on the mean of
+all channels, it names every one.
 
 Both follow from sums over all images that merge in any order to the same bits. The sums are kept for two
 halves of the images, so that what one half says can be held against the other.
@@ -27,6 +29,7 @@ from textcam.select import NO_TEXT, similarity
 
 RIDGE_SHRINKAGE = 0.1
 WORDS = 5  # that the second way gives a channel, at most
+CLEARLY = 0.15  # by how much more the second way has to be sure, on the mean, to name all channels
 
 
 @dataclass(frozen=True)
@@ -110,13 +113,20 @@ def name_channels(
     others, ridge_said, known = ridge_naming(sums, text_embeddings)
     signs = presence_signs(sums.presence, whole, coefficients, known)
     confidence = np.where(coefficients.any(axis=1), PRESENCE(signs), 0)
-    unsure = np.flatnonzero(confidence < SURE)
     by_ridge = np.zeros(len(confidence), np.bool_)
-    if ridge and len(unsure):
-        surer = np.where(others.any(axis=1), RIDGE(ridge_said), 0)
-        heard = unsure[surer[unsure] > confidence[unsure]]
-        coefficients[heard], confidence[heard], by_ridge[heard] = others[heard], surer[heard], True
+    if ridge:
+        second = np.where(others.any(axis=1), RIDGE(ridge_said), 0)
+        by_ridge = surer_by_ridge(confidence, second)
+        coefficients[by_ridge], confidence[by_ridge] = others[by_ridge], second[by_ridge]
     return Names(coefficients, confidence.astype(np.float32), by_ridge)
+
+
+def surer_by_ridge(first: Floats, second: Floats) -> NDArray[np.bool_]:
+    """Where (K,) the second way is heard, from the confidences (K,) of the two; 0 where one has no text."""
+    heard: NDArray[np.bool_] = second > 0
+    if second.mean() <= first.mean() + CLEARLY:
+        heard &= (first < SURE) & (second > first)
+    return heard
 
 
 def ridge_naming(sums: NamingSums, text_embeddings: Floats) -> tuple[Floats, Doubles, Doubles]:

@@ -6,7 +6,7 @@ import pytest
 from store.errors import ConfigError
 from textcam import confidence
 from textcam.confidence import Curve, explanation_signs, group_confidence, presence_signs
-from textcam.names import NamingSums, half_of, name_channels, ridge_naming
+from textcam.names import NamingSums, half_of, name_channels, ridge_naming, surer_by_ridge
 from textcam.select import Selection
 
 TEXTS, CHANNELS, DIM = 11, 7, 13
@@ -92,6 +92,14 @@ def test_ridge_is_heard_where_presence_cannot_be_decided() -> None:
     assert (both.confidence >= alone.confidence).all()
     assert not alone.by_ridge.any()
     assert (ridge_naming(sums, texts)[0].argmax(1) == np.arange(CHANNELS)).all()
+
+
+def test_the_surer_way_is_heard_by_channel_or_by_all() -> None:
+    first, second = np.array([0.6, 0.9, 0.5, 0.0]), np.array([0.65, 0.95, 0.4, 0.0])
+    assert surer_by_ridge(first, second).tolist() == [True, False, False, False]
+    second = np.array([0.85, 0.98, 0.85, 0.0])  # more than .15 on the mean: all that it has a text for
+    assert second.mean() > first.mean() + 0.15
+    assert surer_by_ridge(first, second).tolist() == [True, True, True, False]
 
 
 def test_order_and_merges_do_not_matter() -> None:
