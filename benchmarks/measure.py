@@ -101,10 +101,14 @@ def publish(name: str, measures: Sequence[Measure], where: dict[str, Any], write
         print(f"{one.name:{width}}" + "".join(f"{_number(cell):>15}" for cell in cells))
     sys.stdout.flush()
     if write:
-        RESULTS.mkdir(exist_ok=True)
-        document = {"machine": where, "measures": [asdict(one) for one in measures]}
-        text = json.dumps(document, indent=1, default=float)
-        (RESULTS / f"{name}.json").write_text(text + "\n")
+        keep(name, measures, where)
+
+
+def keep(name: str, measures: Sequence[Measure], where: dict[str, Any]) -> None:
+    """Write ``results/<name>.json``."""
+    RESULTS.mkdir(exist_ok=True)
+    document = {"machine": where, "measures": [asdict(one) for one in measures]}
+    (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1, default=float) + "\n")
 
 
 def _number(value: float | None) -> str:

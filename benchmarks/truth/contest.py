@@ -3,11 +3,12 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
 from benchmarks.truth import rivals
+from benchmarks.truth.cases import TEXTS, encoder
 from benchmarks.truth.class_words import (
     Reading,
     Words,
@@ -15,11 +16,14 @@ from benchmarks.truth.class_words import (
     words_of_scores,
     words_without_channels,
 )
-from benchmarks.truth.evidence import Array
+from benchmarks.truth.evidence import Array, Evidence
 from benchmarks.truth.measures import label_measures
 from benchmarks.truth.ours import DEFAULT, PAPER, Choices, Directions
 from benchmarks.truth.square import Case, effect_agreement, judge_maps, judge_words
+from textcam.arrays import unit_rows
 from textcam.groups import group_channels
+from textcam.naming import FEWEST
+from textcam.presence import ConceptPresence
 
 GROUPS = 32
 Samples = dict[str, list[float]]
@@ -54,6 +58,36 @@ def by_scores(name: Callable[..., Array]) -> Entrant:
         return words_of_scores(case.evidence, name(case.evidence), case.head, asked)
 
     return Entrant(words, lambda case, fitted: name(case.evidence))
+
+
+def with_texts(make: Callable[[Evidence], Array]) -> Entrant:
+    """Ours, with other embeddings (T, D) of the texts."""
+
+    @lru_cache(maxsize=1)
+    def anew(fitted: Directions) -> Directions:
+        return Directions(replace(fitted.evidence, texts=make(fitted.evidence)))
+
+    def words(case: Case, fitted: Directions, asked: Array) -> Words:
+        other = anew(fitted)
+        return words_of_directions(other.evidence, other.for_words(DEFAULT), case.head, asked, Reading())
+
+    return Entrant(words, lambda case, fitted: anew(fitted).scores(DEFAULT))
+
+
+def one_template(evidence: Evidence) -> Array:
+    """The texts as they are, in no sentence."""
+    return encoder().embed_texts(list(TEXTS), prompts=("{}",)).numpy()
+
+
+def calibrated(evidence: Evidence) -> Array:
+    """What the images that show a text have and the others have not; a text that hardly any image shows
+    keeps its own direction."""
+    present = ConceptPresence(evidence.texts, evidence.kinds, sample=evidence.embeddings)(evidence.embeddings)
+    made = evidence.texts - evidence.texts.mean(0)
+    for text in np.flatnonzero(np.minimum(present.sum(0), (~present).sum(0)) >= FEWEST):
+        shown = present[:, text]
+        made[text] = evidence.embeddings[shown].mean(0) - evidence.embeddings[~shown].mean(0)
+    return unit_rows(made)
 
 
 def _trivial(case: Case, fitted: Directions, asked: Array) -> Words:
@@ -109,6 +143,8 @@ ABLATION: dict[str, Entrant] = {
     "nearest text": by_directions(DEFAULT, Reading(select="nearest")),
     "matching pursuit": by_directions(DEFAULT, Reading(select="pursuit")),
     "texts not centred": by_directions(DEFAULT, Reading(centre=False)),
+    "one template": with_texts(one_template),
+    "calibrated texts": with_texts(calibrated),
 }
 
 

@@ -1,24 +1,14 @@
-"""T1 in detail: groupings, insertion and deletion by concept, stability, and effects from more images."""
+"""T1 in detail: groupings, insertion and deletion by concept, and stability, on the same cases."""
 
 from collections import defaultdict
 
-import numpy as np
-import torch
-
 from benchmarks.truth import concepts, shortcuts
-from benchmarks.truth.cases import KINDS, TEXTS, classify, encoder, square, text_embeddings
+from benchmarks.truth.cases import square
 from benchmarks.truth.causes import causes_of
 from benchmarks.truth.contest import CONTEST, Samples
-from benchmarks.truth.evidence import Array
 from benchmarks.truth.groupings import judge_groupings
 from benchmarks.truth.ours import Directions
-from benchmarks.truth.square import agreement
 from benchmarks.truth.stability import judge_stability
-from demo.measure import BATCH
-from demo.pictures import photograph
-from demo.scenes import VALUES
-from textcam.naming import PresenceMoments
-from textcam.presence import ConceptPresence
 
 FITTING = (320, 640, 1280)
 
@@ -57,55 +47,3 @@ def _add(all_of_them: dict[str, Samples], more: dict[str, Samples]) -> None:
     for name, samples in more.items():
         for measure, values in samples.items():
             all_of_them[name][measure] += values
-
-
-@torch.no_grad()
-def effects_by_images(seeds: int) -> dict[str, Samples]:
-    """Agreement (Spearman) of the effects of presence with rendered ones, by the number of images.
-
-    An effect can be asked of the class's own scenes, as the truth of shortcuts is, or of scenes of all
-    shapes, as a regression over all images does. How far rendering agrees with itself between the two is
-    the most that can be wanted of the first.
-    """
-    found: dict[str, Samples] = defaultdict(lambda: defaultdict(list))
-    for seed in range(seeds):
-        pairs, world = shortcuts.drawn_shortcuts(seed), shortcuts.biased_world(seed)
-        module, truths = shortcuts.classifier(world).module, shortcuts.truth(world, pairs=pairs)
-        head = module.head.weight.detach().numpy()
-        everywhere = causes_of(module).logits
-        asked = [(VALUES["shape"].index(one.class_name), TEXTS.index(one.concept)) for one in truths]
-        in_class = [one.logit_change for one in truths]
-        overall = [everywhere[pair] for pair in asked]
-        found["rendered over all scenes"]["Spearman with effects in the class"].append(
-            agreement(overall, in_class)
-        )
-        for confounded in (False, True):
-            probe = "confounded" if confounded else "unbiased"
-            drawn = shortcuts.probe_scenes(
-                pairs if confounded else (),
-                confounded=confounded,
-                per_class=max(FITTING) // len(VALUES["shape"]),
-                seed=seed,
-            )
-            pictures = [photograph(one) for one in drawn]
-            pooled = classify(module, pictures)[0].mean((2, 3))
-            embeddings = embed(pictures)
-            order = np.random.default_rng(seed).permutation(len(pooled))
-            for count in FITTING:
-                rows = order[:count]
-                present = ConceptPresence(text_embeddings(), KINDS, sample=embeddings[rows])
-                moments = PresenceMoments(len(TEXTS), pooled.shape[1])
-                moments.update(present(embeddings[rows]), pooled[rows])
-                told = moments.effects(head)
-                said = [told[pair] for pair in asked]
-                samples = found[f"{count} images, {probe}"]
-                samples["Spearman with effects in the class"].append(agreement(said, in_class))
-                samples["Spearman with effects over all scenes"].append(agreement(said, overall))
-    return found
-
-
-def embed(pictures: list) -> Array:
-    """(N, D), by the demo's encoder."""
-    clip = encoder()
-    batches = [pictures[i : i + BATCH] for i in range(0, len(pictures), BATCH)]
-    return np.concatenate([clip.embed_pictures(clip.pixels(batch)).numpy() for batch in batches])

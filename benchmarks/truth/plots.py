@@ -6,6 +6,7 @@ import matplotlib as mpl
 import numpy as np
 
 from benchmarks.truth.contest import Samples
+from benchmarks.truth.evidence import Array
 from benchmarks.truth.measures import bootstrap
 
 mpl.use("Agg")
@@ -79,6 +80,25 @@ def _bars(found: dict[str, Samples], path: Path, shown: tuple[str, ...] = SHOWN)
         axis.set_title(measure + (" (lower is better)" if measure.startswith("false") else ""), fontsize=9)
         axis.set_xlim(min(0, 1.05 * stats[:, 1].min()), 1.02)
     _save(figure, path)
+
+
+def draw_calibration(found: dict[str, dict[str, Array]], folder: Path) -> None:
+    """Write truth_calibration.png from pairs (n, 2) of confidence and right, by level and sort of world."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figure, axes = plt.subplots(1, len(found), figsize=(3.6 * len(found), 4), sharey=True)
+    for axis, (level, worlds) in zip(axes, found.items(), strict=True):
+        axis.plot([0, 1], [0, 1], color="#888888", lw=1, ls="--")
+        for world, pairs in worlds.items():
+            order = np.argsort(pairs[:, 0], kind="stable")
+            bins = np.array([pairs[one].mean(0) for one in np.array_split(order, 10) if len(one)])
+            all_ = world == "all"
+            style = {"color": "black", "lw": 2.2, "zorder": 3} if all_ else {"lw": 1, "alpha": 0.8}
+            axis.plot(bins[:, 0], bins[:, 1], marker="o", ms=4, label=world, **style)
+        axis.set(xlabel="confidence", title=level, xlim=(0, 1), ylim=(-0.02, 1.02))
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("share of first words that are right")
+    axes[0].legend(fontsize=7, loc="upper left")
+    _save(figure, folder / "truth_calibration.png")
 
 
 def _save(figure: plt.Figure, path: Path) -> None:

@@ -139,6 +139,10 @@ def judge_maps(case: Case, directions: Array, group_of: Callable[[Array], Array]
         group = np.einsum("bkhw,k->bhw", maps, weights * member[:, best])
         whole = np.einsum("bkhw,k->bhw", maps, weights)
         masks = case.masks[case.place[pair.text]][rows]
+        sort = "backgrounds" if case.place[pair.text] == "background" else "things"
+        area = masks.mean((1, 2))
+        ceiling = float((1 / area[area > 0]).mean())
+        made.setdefault(f"mask ceiling of energy, {sort}", []).append(ceiling)
         for name, drawn in (("group", group), ("whole", whole)):
             large = _to_size(drawn, masks.shape[1:])
             for measure, values in (
@@ -147,10 +151,9 @@ def judge_maps(case: Case, directions: Array, group_of: Callable[[Array], Array]
                 ("IoU", map_iou(large, masks)),
             ):
                 made.setdefault(f"{name} map {measure}", []).append(float(np.nanmean(values)))
-            if case.place[pair.text] == "background":
-                made.setdefault(f"{name} map energy, backgrounds", []).append(
-                    float(np.nanmean(energy_ratio(large, masks)))
-                )
+            made.setdefault(f"{name} map energy, {sort}", []).append(
+                float(np.nanmean(energy_ratio(large, masks)))
+            )
     return made
 
 
