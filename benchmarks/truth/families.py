@@ -1,10 +1,13 @@
 """T1's other families: rules over several objects, creatures of parts, and other labels than the shape.
 
-python -m benchmarks.truth.families                      all, five seeds; writes results and plots
-python -m benchmarks.truth.families --seeds 1 --families rules --dry
+python -m benchmarks.truth.families                      all, five seeds
+python -m benchmarks.truth.families rules --seeds 1 --dry
+
+Each keeps its own lines of results/truth.json, its table of docs/truth.md and its plot.
 """
 
 import argparse
+import time
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -14,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.measure import Measure, machine, publish
+from benchmarks.measure import Measure
 from benchmarks.truth.contest import CONTEST, Entrant, Samples, by_directions
 from benchmarks.truth.creatures import Creatures
 from benchmarks.truth.family_cases import FamilyCase, family_case
@@ -24,18 +27,12 @@ from benchmarks.truth.label_scenes import LABELS, label_world
 from benchmarks.truth.measures import bootstrap
 from benchmarks.truth.ours import DEFAULT, Choices, Directions
 from benchmarks.truth.plots import draw_family
+from benchmarks.truth.results import keep_parts
 from benchmarks.truth.rule_scenes import RuleScenes
+from benchmarks.truth.tables import GOALS
 
 SEEDS = 5
 BLIND = ("texture",)  # what the encoder that is made blind on purpose was never told of
-GOALS = {
-    "first word is in the rule": 0.95,
-    "Spearman of presence effects": 0.8,
-    "group map pointing": 0.9,
-    "group map energy": 2.0,
-}
-
-
 ENTRANTS: dict[str, Entrant] = {
     **CONTEST,
     "ours, without regions": by_directions(Choices(form="names")),
@@ -103,31 +100,41 @@ def rows(family: str, found: dict[str, Samples]) -> Iterator[Measure]:
     for entrant, samples in found.items():
         for name, values in samples.items():
             if len(values):
-                goal = GOALS.get(name) if entrant == "ours" else None
-                yield Measure(
-                    f"{family} | {entrant} | {name}", *bootstrap(np.array(values, float)), goal, "higher"
-                )
+                title = f"{family} | {entrant} | {name}"
+                goal = GOALS[title].amount if title in GOALS else None
+                yield Measure(title, *bootstrap(np.array(values, float)), goal, "higher")
 
 
 def run_families(names: Iterable[str], seeds: int, *, write: bool) -> None:
-    """Judge all methods in these families; with ``write`` keep results/truth_NAME.json and plots."""
+    """Judge all methods in these families; with ``write`` keep what comes out of it, tables and plots."""
     for name in names:
+        began = time.process_time()
         found = FAMILIES[name](seeds)
-        publish(f"truth_{name}", [*rows(name, found)], machine(), write)
-        if write and name != "blind":
-            draw_family(name, found, Path("docs/images"))
+        minutes = (time.process_time() - began) / 60
+        measures = [*rows(name, found), Measure(f"{name} | cost | CPU minutes", minutes)]
+        for one in measures:
+            print(f"{one.name:80} {one.value:.3f}")
+        print(f"{name}: {minutes:.1f} minutes of one core", flush=True)
+        if write:
+            keep_parts({name}, measures)
+            if name != "blind":
+                draw_family(name, found, Path("docs/images"))
 
 
 def main() -> None:
     """Run the families that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--families", nargs="+", choices=[*FAMILIES], default=[*FAMILIES])
+    parser.add_argument(
+        "families", nargs="*", metavar="FAMILY", help=f"of {', '.join(FAMILIES)}; default all"
+    )
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--dry", action="store_true", help="write nothing")
     asked = parser.parse_args()
+    if unknown := set(asked.families) - set(FAMILIES):
+        parser.error(f"no such family: {', '.join(sorted(unknown))}")
     warnings.filterwarnings("ignore", category=RuntimeWarning)
     torch.set_num_threads(1)
-    run_families(asked.families, asked.seeds, write=not asked.dry)
+    run_families(asked.families or FAMILIES, asked.seeds, write=not asked.dry)
 
 
 if __name__ == "__main__":

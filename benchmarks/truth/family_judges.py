@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -17,6 +18,7 @@ from benchmarks.truth.square import judge_maps
 from textcam.arrays import unit_rows
 from textcam.groups import group_channels
 
+SHOWN = 3  # words of a class whose maps a reader looks at
 LEAST_MOVED, DOMINANT = 0.05, 1.6  # of a channel that has a topic: its effect, and the topic's even shares
 
 
@@ -37,8 +39,9 @@ def compete_in_family(cases: Iterable[FamilyCase], entrants: dict[str, Entrant])
 def _judged(one: FamilyCase, fitted: Directions, entrant: Entrant) -> Samples:
     made: Samples = {}
     case = one.case
-    if entrant.words is not None:
-        made |= judge_class_words(one, entrant.words(case, fitted, case.predicted))
+    words = entrant.words and entrant.words(case, fitted, case.predicted)
+    if words is not None:
+        made |= judge_class_words(one, words)
     if entrant.scores is not None:
         scores = entrant.scores(case, fitted)
         named = np.where(scores.max(1) > scores.min(1), scores.argmax(1), -1)
@@ -50,8 +53,17 @@ def _judged(one: FamilyCase, fitted: Directions, entrant: Entrant) -> Samples:
         told = entrant.effects(case, fitted)[:, : len(one.seen)]
         made["Spearman of presence effects"] = [_agreement(one, told)]
     if entrant.directions is not None:
-        made |= judge_maps(case, entrant.directions(fitted), lambda rows: group_channels(rows, count=GROUPS))
+        directions = entrant.directions(fitted)
+        made |= judge_maps(case, directions, _grouped)
+        if words is not None:
+            said = tuple(pair for pair in case.pairs if words.rank(pair.class_id, pair.text) <= SHOWN)
+            of_said = judge_maps(replace(case, pairs=said), directions, _grouped)
+            made |= {f"{measure}, said words": values for measure, values in of_said.items()}
     return made
+
+
+def _grouped(rows: Array) -> Array:
+    return group_channels(rows, count=GROUPS)
 
 
 def judge_class_words(one: FamilyCase, words: Words) -> Samples:

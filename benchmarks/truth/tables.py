@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from benchmarks.truth.family_tables import FAMILIES, family_tables
 from benchmarks.truth.page import Rows, Table, number
 
 NOISES = (4.0, 16.0, 32.0, 64.0)
@@ -88,13 +89,22 @@ GOALS: Mapping[str, Goal] = {
         "effects, Spearman: over all scenes, 320 images", 0.8
     ),
     "effects | 320 images, unbiased | in the class": Goal("effects, Spearman: in the class, 320 images", 0.8),
+    **{
+        f"{part} | ours | {measure}": Goal(f"{family}: {title}", amount)
+        for part, family in FAMILIES.items()
+        for measure, title, amount in (
+            ("first word is in the rule", "first word is a cause", 0.95),
+            ("Spearman of presence effects", "effects, Spearman", 0.8),
+            ("group map pointing, said words", "maps of groups of said words, pointing", 0.9),
+        )
+    },
 }
 
 
 def tables(rows: Rows) -> dict[str, list[str]]:
     """Lines of Markdown by marker."""
     made = {name: table.lines(rows) for name, table in TABLES.items()}
-    return {"goals": _goals(rows), **made}
+    return {"goals": _goals(rows), **made, **family_tables(rows)}
 
 
 def _goals(rows: Rows) -> list[str]:
