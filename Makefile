@@ -34,8 +34,10 @@ bench-store: $(READY)
 	@OMP_WAIT_POLICY=passive $(BIN)/python -m benchmarks.store_memory
 
 bench-truth: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.truth.families & families=$$!; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.truth; first=$$?; wait $$families && exit $$first
+	@export OMP_NUM_THREADS=1; \
+	( $(BIN)/python -m benchmarks.truth.families; families=$$?; \
+	$(BIN)/python -m benchmarks.truth effects calibration && exit $$families ) & second=$$!; \
+	$(BIN)/python -m benchmarks.truth t0 t1 t2 details ablation; first=$$?; wait $$second && exit $$first
 
 format: $(READY)
 	@$(BIN)/ruff format .

@@ -5,8 +5,8 @@ texts predict of a channel from one half of the images is held against the other
 units of their chance size, one over the root of the number of images, so that few images make us unsure. A
 logistic curve turns signs into a confidence that rises with each of them.
 
-The constants were fitted on worlds with known truth and checked on other seeds of them
-(`python -m benchmarks.truth.calibration` fits and checks; docs/truth.md has the calibration errors). A
+The constants were fitted on worlds with known truth (`python -m benchmarks.truth.calibration`) and checked on
+other seeds of them (`python -m benchmarks.truth calibration`; docs/truth.md has the calibration errors). A
 confidence is calibrated for worlds like those; elsewhere take it as an order and a warning.
 """
 
