@@ -156,8 +156,13 @@ def effect_measures(where: str, done: Sequence[tuple[Case, dict[str, Any]]]) -> 
         )
         if len(rows) > 2
     ]
-    name = f"{where}: rank agreement with the true effect that as many images allow"
-    return [*measures, Measure(name, *allowed_agreement(table), better="higher")]
+    allowed = f"{where}: rank agreement with the true effect that as many images allow"
+    two_truths = f"{where}: rank agreement of true effect and true flip rate"
+    return [
+        *measures,
+        Measure(allowed, *allowed_agreement(table), better="higher"),
+        Measure(two_truths, *agreement(table[:, (1, 2)]), better="higher"),
+    ]
 
 
 def agreement(pairs: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -168,8 +168,8 @@ def audit(root: Path, folder: Path) -> list[Measure]:
     return measures
 
 
-def run(root: Path, folder: Path, classifier: Path, texts: str) -> Query:
-    """The store of a whole run on the probe."""
+def run(root: Path, folder: Path, classifier: Path, texts: str, proofs: int = 5) -> Query:
+    """The store of a whole run on the probe, with so many ``proofs``."""
     config = {
         "images": {"uri": str(folder / "probe")},
         "classifier": {
@@ -180,7 +180,7 @@ def run(root: Path, folder: Path, classifier: Path, texts: str) -> Query:
         "encoder": {"model": f"local-dir:{root / 'encoder'}"},
         "texts": {"bank": texts},
         "directions": {"examples": 30},
-        "proof": {"findings": 5, "images": 16},
+        "proof": {"findings": proofs, "images": 16},
         "report": {"exemplars": 0},
         "run": {"executor": "inline", "shard_size": 300, "batch_size": 20},
         "store": str(folder / "store"),
@@ -199,7 +199,7 @@ def as_is(root: Path, folder: Path) -> list[Measure]:
     for name in ("classifier.weight", "classifier.bias"):
         weights[name] = weights[name][chosen]
     save_file({name: value.float() for name, value in weights.items()}, folder / "as-is.safetensors")
-    query = run(root, folder, folder / "as-is.safetensors", "builtin")
+    query = run(root, folder, folder / "as-is.safetensors", "builtin", proofs=20)
     found = query.findings()
     for one in found:
         print(f"{one.rank}. {sentence(one, *query.audit.pair(one))}")
