@@ -21,7 +21,7 @@ from benchmarks.truth.family_worlds import FamilyWorld, asked, classes_of, class
 from benchmarks.truth.square import SHORTCUT, Case, Pair
 from demo.scenes import SIZE
 
-PER_CLASS = 80
+IMAGES = 640  # of all classes together, as in the family of shortcuts
 NEUTRAL = 0.5  # flip rate of a word in no rule from which on it counts neither way
 FEWEST = 8  # right predictions that a flip rate is measured on
 MASK_SIZE = {96: 48, 64: 64}  # by the classifier's: a whole multiple of its map
@@ -48,10 +48,10 @@ class FamilyCase:
     gate: Mapping[str, tuple[float, bool]]
 
 
-def family_case(world: FamilyWorld, *, blind: tuple[str, ...] = (), per_class: int = PER_CLASS) -> FamilyCase:
+def family_case(world: FamilyWorld, *, blind: tuple[str, ...] = (), images: int = IMAGES) -> FamilyCase:
     """The pictures in even places of each class explain, those in odd places judge."""
     family = world.family
-    scenes = scenes_of(world, 2, per_class)
+    scenes = scenes_of(world, 2, 2 * (images // (2 * len(world.rules))))
     classes = classes_of(world, len(scenes))
     fit = (np.arange(len(scenes)) // len(world.rules)) % 2 == 0
     texts, kinds = bank(family)
