@@ -125,7 +125,7 @@ WAYS: dict[str, Callable[[int], Found]] = {
     "ablation": lambda seeds: {"ablation": ablation(-(-seeds // 2))},
     "t2": lambda seeds: {"t2": sane(seeds)},
     "details": lambda seeds: in_detail(-(-seeds // 2)),
-    "effects": lambda seeds: {"effects": effects_by_images(-(-seeds // 2))},
+    "effects": lambda seeds: {"effects": effects_by_images(seeds)},
 }
 PARTS = (*WAYS, "calibration")
 

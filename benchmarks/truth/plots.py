@@ -85,7 +85,8 @@ def _bars(found: dict[str, Samples], path: Path, shown: tuple[str, ...] = SHOWN)
 def draw_calibration(found: dict[str, dict[str, Array]], folder: Path) -> None:
     """Write truth_calibration.png from pairs (n, 2) of confidence and right, by level and sort of world."""
     folder.mkdir(parents=True, exist_ok=True)
-    figure, axes = plt.subplots(1, len(found), figsize=(3.6 * len(found), 4), sharey=True)
+    size = 3.6 * len(found), 4.4
+    figure, axes = plt.subplots(1, len(found), figsize=size, sharey=True, layout="constrained")
     for axis, (level, worlds) in zip(axes, found.items(), strict=True):
         axis.plot([0, 1], [0, 1], color="#888888", lw=1, ls="--")
         for world, pairs in worlds.items():
@@ -97,11 +98,13 @@ def draw_calibration(found: dict[str, dict[str, Array]], folder: Path) -> None:
         axis.set(xlabel="confidence", title=level, xlim=(0, 1), ylim=(-0.02, 1.02))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("share of first words that are right")
-    axes[0].legend(fontsize=7, loc="upper left")
+    handles = {line.get_label(): line for axis in axes for line in axis.lines[1:]}
+    figure.legend(handles.values(), handles.keys(), fontsize=8, loc="outside lower center", ncols=4)
     _save(figure, folder / "truth_calibration.png")
 
 
 def _save(figure: plt.Figure, path: Path) -> None:
-    figure.tight_layout()
+    if figure.get_layout_engine() is None:
+        figure.tight_layout()
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)
