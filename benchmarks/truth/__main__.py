@@ -122,7 +122,7 @@ def table(found: dict[str, Samples]) -> str:
 WAYS: dict[str, Callable[[int], Found]] = {
     "t0": lambda seeds: {"t0": with_lead(algebraic(seeds))},
     "t1": lambda seeds: {"t1": shortcut_squares(seeds)},
-    "ablation": lambda seeds: {"ablation": ablation(-(-seeds // 2))},
+    "ablation": lambda seeds: {"ablation": ablation(seeds)},
     "t2": lambda seeds: {"t2": sane(seeds)},
     "details": lambda seeds: in_detail(-(-seeds // 2)),
     "effects": lambda seeds: {"effects": effects_by_images(seeds)},
