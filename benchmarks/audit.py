@@ -96,6 +96,12 @@ def score(seeds: Sequence[int]) -> list[Measure]:
     ]
     for confounded in (False, True):
         where = "images with the bias" if confounded else "images without a bias"
+        clean = [one for case, one in done if not case.world.planted and case.confounded == confounded]
+        for rival in ("domino", "keywords"):
+            named = sum(len(one["rivals"][rival]) for one in clean)
+            measures.append(
+                Measure(f"{rival}, {where}: pairs named for {len(clean)} clean classifiers", named)
+            )
         biased = [(case, one) for case, one in done if case.world.planted and case.confounded == confounded]
         if not biased:
             continue

@@ -105,4 +105,5 @@ def test_what_became_of_used_pairs_is_told(scored: dict[str, float]) -> None:
 def test_rivals_stand_beside(scored: dict[str, float]) -> None:
     assert scored["keywords, images with the bias, precision at 10"] == pytest.approx(0.1)
     assert scored["domino, images with the bias, precision at 10"] == 0
+    assert scored["keywords, images with the bias: pairs named for 1 clean classifiers"] == 1
     assert scored["audit, images with the bias, precision at 10"] == pytest.approx(0.2)
