@@ -142,6 +142,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=IMAGES)
     images = parser.parse_args().images
+    if images < SHARD or images % SHARD:
+        parser.error(f"--images must be a multiple of {SHARD}")
     scale = FULL / images
     with tempfile.TemporaryDirectory() as temporary:
         seconds, cost = in_own_process(audit, Path(temporary), images)
