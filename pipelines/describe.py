@@ -32,7 +32,7 @@ from textcam.select import NO_TEXT, Selection, nearest_texts, similarity, smalle
 from textcam.texts import TextBank, embed_bank
 
 Array = NDArray[Any]
-METHOD = "confidence"  # part of every key: change it when the same settings give other words
+METHOD = "surer of two names"  # part of every key: change it when the same settings give other words
 
 
 @dataclass(frozen=True)
