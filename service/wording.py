@@ -82,8 +82,8 @@ def signed(value: float) -> str:
 
 
 def in_doubt(words: str, confidence: float | None) -> str:
-    """Words with how sure they are, and said to be no answer where they are more likely wrong than right."""
+    """Words with how sure they are; no answer where the first is more likely wrong than right."""
     if confidence is None:
         return words
     sure = f"confidence {percent(confidence)}"
-    return f"{words} ({sure})" if confidence >= UNSURE else f"(no words fit, {sure}: {words}?)"
+    return f"{words} ({sure})" if confidence >= UNSURE else f"(no one word fits, {sure}: {words}?)"

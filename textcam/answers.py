@@ -1,7 +1,7 @@
 """What a query answers with: plain values, which pages, JSON and notebooks show without a store.
 
 ``confidence`` is everywhere the probability, 0 to 1, that the first word is right; below
-``textcam.confidence.UNSURE`` no words fit. None where the store does not have it.
+``textcam.confidence.UNSURE`` no one word fits. None where the store does not have it.
 """
 
 from dataclasses import dataclass

@@ -21,7 +21,7 @@ from textcam.cam import membership
 from textcam.naming import PresenceMoments
 from textcam.select import NO_TEXT, Selection, similarity, standardise
 
-UNSURE = 0.5  # below it the first word is more likely wrong than right: no words fit
+UNSURE = 0.5  # below it the first word is more likely wrong than right: no one word fits
 SURE = 0.7  # from here on nobody else is asked
 _MOST = 8.0  # chance sizes beyond which more do not make surer
 

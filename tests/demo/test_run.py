@@ -13,6 +13,7 @@ from store.verify import verify
 from textcam.query import Query
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(900)  # a whole run, for whoever asks first; minutes on a busy machine
 
 
 @pytest.fixture(scope="module")
