@@ -5,7 +5,7 @@ sums per class. Embeddings and activations are never read.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from service.wording import FindingRow
 from store.marks import marks
 from store.reader import Snapshot
+from textcam.catalogue import Confidences, confidences_of
 from textcam.marks import with_marks
 from textcam.records import findings_of
 
@@ -77,7 +78,8 @@ class Contents:
     groups: dict[int, GroupRow]
     classes: dict[int, ClassRow]
     findings: tuple[FindingRow, ...]
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int]
+    confidences: Confidences
 
     @classmethod
     def read(cls, snapshot: Snapshot, label: str) -> "Contents":
@@ -86,7 +88,7 @@ class Contents:
             row["text_id"]: (row["text"], row["kind"])
             for row in _rows(snapshot, "texts", ["text_id", "text", "kind"])
         }
-        sure = _confidences(snapshot)
+        sure = confidences_of(snapshot)
         groups = {
             row["group_id"]: GroupRow(
                 row["group_id"],
@@ -114,7 +116,7 @@ class Contents:
             for row in named
         }
         counts = {name: snapshot.count(name) for name in ("images", "errors", "channels")}
-        return cls(snapshot, label, texts, groups, classes, findings, counts)
+        return cls(snapshot, label, texts, groups, classes, findings, counts, sure)
 
     @property
     def accuracy(self) -> float | None:
@@ -135,15 +137,6 @@ def words_of(texts: Texts, text_ids: Iterable[int], values: Iterable[float]) -> 
 
 def _rows(snapshot: Snapshot, table: str, columns: list[str]) -> list[dict[str, Any]]:
     return snapshot.table(table, columns).to_pylist() if snapshot.has(table) else []
-
-
-def _confidences(snapshot: Snapshot) -> dict[str, dict[int, float]]:
-    """Of the first words of classes and groups; a store of an earlier format has none."""
-    found: dict[str, dict[int, float]] = {"class": {}, "group": {}}
-    if snapshot.has("confidences"):
-        for row in snapshot.rows("confidences", "subject", list(found)).to_pylist():
-            found[row["subject"]][row["id"]] = row["confidence"]
-    return found
 
 
 def _findings(snapshot: Snapshot, texts: Texts, class_names: dict[int, str]) -> tuple[FindingRow, ...]:

@@ -182,10 +182,6 @@ class PageContexts:
         snapshot = self.contents.snapshot
         columns = ["channel", "separation", "active_fraction", "text_ids", "similarities"]
         rows = {row["channel"]: row for row in snapshot.rows("channels", "channel", ids, columns).to_pylist()}
-        sure: dict[int, float] = {}
-        if snapshot.has("confidences"):
-            known = snapshot.rows("confidences", "subject", ["channel"]).to_pylist()
-            sure = {one["id"]: one["confidence"] for one in known}
         examples = channel_examples(snapshot, ids)
         wanted_images = (one for found in examples.values() for one in found)
         images = images_by_id(snapshot, wanted_images, explained=False)
@@ -203,7 +199,7 @@ class PageContexts:
                     self.album.thumbnail(image.image_id, image.uri, alt.format(at))
                     for at, image in enumerate(shown, start=1)
                 ),
-                sure.get(channel),
+                self.contents.confidences["channel"].get(channel),
             )
 
         groups = list(dict.fromkeys(group_id for group_id, _ in wanted))

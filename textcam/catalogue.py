@@ -20,6 +20,19 @@ from textcam.arrays import Floats, Ids
 from textcam.explain import word_directions
 from textcam.naming import named_directions
 
+Confidences = dict[str, dict[int, float]]
+
+
+def confidences_of(snapshot: Snapshot) -> Confidences:
+    """Those of the first words of channels, classes and groups, by subject and id; an older store
+    has none.
+    """
+    found: Confidences = {"channel": {}, "class": {}, "group": {}}
+    if snapshot.has("confidences"):
+        for row in snapshot.rows("confidences", "subject", list(found)).to_pylist():
+            found[row["subject"]][row["id"]] = row["confidence"]
+    return found
+
 
 @dataclass(frozen=True)
 class Texts:
@@ -153,13 +166,9 @@ class Catalogue:
         return {row["group_id"]: row for row in rows.to_pylist()}
 
     @cached_property
-    def confidences(self) -> dict[str, dict[int, float]]:
-        """That of the first words of channels, classes and groups, by subject and id; empty without any."""
-        found: dict[str, dict[int, float]] = {"channel": {}, "class": {}, "group": {}}
-        if self._snapshot.has("confidences"):
-            for row in self._snapshot.rows("confidences", "subject", list(found)).to_pylist():
-                found[row["subject"]][row["id"]] = row["confidence"]
-        return found
+    def confidences(self) -> Confidences:
+        """See ``confidences_of``."""
+        return confidences_of(self._snapshot)
 
     @cached_property
     def channel_confidence(self) -> Floats | None:

@@ -72,18 +72,22 @@ def test_templates_of_ones_own_are_what_is_encoded(folder: Path) -> None:
         assert (stored[text] == pytest.approx(other, abs=1e-5)) == (text != "Red")
 
 
+def embedded_texts(folder: Path) -> set[tuple[Path, int]]:
+    """The files of embedded texts, and when each was written."""
+    return {(path, path.stat().st_mtime_ns) for path in (folder / "store" / "work" / "texts").iterdir()}
+
+
 def test_texts_are_embedded_once_for_one_encoder_and_bank(folder: Path) -> None:
     files = []
     for words in ({}, {"top": 3}):
         precompute(config(folder).model_copy(update={"words": config(folder).words.model_copy(update=words)}))
-        files.append({(path, path.stat().st_mtime_ns) for path in (folder / "store/work/texts").iterdir()})
+        files.append(embedded_texts(folder))
     assert len(files[0]) == 1
     assert files[0] == files[1]
     with (folder / "more.txt").open("a") as file:
         file.write("snow\n")
     precompute(config(folder))
-    now = {(path, path.stat().st_mtime_ns) for path in (folder / "store/work/texts").iterdir()}
-    assert len(now - files[0]) == 1
+    assert len(embedded_texts(folder) - files[0]) == 1
 
 
 def test_a_bank_that_cannot_be_read_is_refused_with_its_line(folder: Path) -> None:

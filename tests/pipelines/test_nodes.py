@@ -11,14 +11,20 @@ from pipelines.run import Progress, precompute
 from tests.pipelines import worlds
 from tests.pipelines.test_decoders import decoder_processes
 
+SLOW = {"model": "python:tests.pipelines.models:slow_classifier"}
+
+
+def undisturbed(folder: Path, settings: dict[str, int]) -> None:
+    """60 images, and the store ``alone`` that a cluster's has to equal."""
+    worlds.write_images(folder / "images", 60)
+    precompute(worlds.config(folder, "alone", classifier=SLOW, run=settings))
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_node_that_is_lost_costs_no_image(tmp_path: Path) -> None:
-    worlds.write_images(tmp_path / "images", 60)
-    slow = {"model": "python:tests.pipelines.models:slow_classifier"}
     settings = {"shard_size": 3, "batch_size": 3}
-    precompute(worlds.config(tmp_path, "alone", classifier=slow, run=settings))
+    undisturbed(tmp_path, settings)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         nodes = [cluster.add_node(num_cpus=1) for _ in range(3)]
@@ -32,7 +38,7 @@ def test_a_node_that_is_lost_costs_no_image(tmp_path: Path) -> None:
 
         log = tmp_path / "log"
         run = {**settings, "executor": "ray", "address": cluster.address, "workers": 3, "events": str(log)}
-        summary = precompute(worlds.config(tmp_path, "cluster", classifier=slow, run=run), lose_one)
+        summary = precompute(worlds.config(tmp_path, "cluster", classifier=SLOW, run=run), lose_one)
     finally:
         ray.shutdown()
         cluster.shutdown()
@@ -46,10 +52,8 @@ def test_a_node_that_is_lost_costs_no_image(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_node_that_decodes_for_others_is_lost_and_nobody_notices(tmp_path: Path) -> None:
-    worlds.write_images(tmp_path / "images", 60)
-    slow = {"model": "python:tests.pipelines.models:slow_classifier"}
     settings = {"shard_size": 6, "batch_size": 3}
-    precompute(worlds.config(tmp_path, "alone", classifier=slow, run=settings))
+    undisturbed(tmp_path, settings)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         cluster.add_node(num_cpus=1)
@@ -64,7 +68,7 @@ def test_a_node_that_decodes_for_others_is_lost_and_nobody_notices(tmp_path: Pat
 
         ray_run = {"executor": "ray", "address": cluster.address, "workers": 1, "cpus_per_worker": 1}
         run = {**settings, **ray_run, "decoders": 1, "cpus_per_decoder": 2}
-        summary = precompute(worlds.config(tmp_path, "cluster", classifier=slow, run=run), lose_it)
+        summary = precompute(worlds.config(tmp_path, "cluster", classifier=SLOW, run=run), lose_it)
     finally:
         ray.shutdown()
         cluster.shutdown()
