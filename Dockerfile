@@ -13,7 +13,7 @@ RUN apt-get update \
     && useradd --create-home --uid 1000 ray
 
 WORKDIR /opt/textcam
-COPY pyproject.toml constraints.txt README.md ./
+COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY store store
 COPY textcam textcam
 COPY pipelines pipelines
