@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.bench import Bench
-from pipelines.config import Config, ImagesSection, RunSection
+from pipelines.config import SHAPING, Config, ImagesSection, RunSection
 from pipelines.extract import ShardRecord
 from pipelines.frozen import kept_plan, rebuilt_plan, shards_of
 from pipelines.images import ImagePlan, check_ids, cut
@@ -31,6 +31,7 @@ from store.manifest import Manifest, read_manifest
 from store.reader import Snapshot
 from store.storage import Storage, open_storage
 from textcam.source_images import below, lies_in, root_of
+from textcam.trust import check_trusted
 
 ANEW = "Restore work/ or the images; or run `textcam precompute` over the images that there are."
 
@@ -58,11 +59,14 @@ def add(
     images: ImagesSection,
     run: RunSection | None = None,
     report: Report = lambda progress: None,
+    *,
+    trust_code: bool = False,
 ) -> GrowthSummary:
     """Add images to the newest snapshot of a store, and commit the next one.
 
     Models and settings are those that the store remembers; ``run`` says how the work is spread. Images that
-    the store has, by URI, are left as they are. Raises StoreNotFound, SourceError, ModelError and ConfigError
+    the store has, by URI, are left as they are. Models that are code of the store's own are loaded only with
+    ``trust_code`` (see ``textcam.trust``). Raises StoreNotFound, SourceError, ModelError and ConfigError
     before any work; RunIncomplete if too many of the new images failed or an old one would be lost; and
     SnapshotConflict if somebody else committed meanwhile. Then nothing was committed.
     """
@@ -79,6 +83,7 @@ def add(
     report(Progress("plan", 1, 1, images=fresh.num_rows))
     manifest, new = base, False
     if fresh.num_rows:
+        check_trusted(base.config, "classifier", "encoder", trust_code=trust_code)
         check_models(bench, base)
         plan = grown(old, fresh, config.run.shard_size)
         bench.labels = same_labels(bench, old, plan)
@@ -100,9 +105,11 @@ def add(
 
 
 def remembered(base: Manifest, store: str, run: RunSection) -> Config:
-    """The configuration that made a snapshot, with those settings of its run that shape numbers."""
+    """The configuration that made a snapshot, with those settings of its run that shape numbers, and no other
+    of what it says of a run: a store does not choose where work is done or what is written.
+    """
     told = {name: value for name, value in base.config.items() if name in Config.model_fields}
-    shaping = told.pop("run", {})
+    shaping = {name: value for name, value in told.pop("run", {}).items() if name in SHAPING}
     told["classifier"] = {"two_sided": False, **told["classifier"]}  # an older store does not say
     return Config.model_validate({**told, "store": store, "run": {**run.model_dump(), **shaping}})
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.options import AsJson, CsvFile, SnapshotNumber, Store
+from service.options import AsJson, CsvFile, SnapshotNumber, Store, TrustCode
 from store.errors import ConfigError, TextcamError
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def explain(
     ] = None,
     as_json: AsJson = False,
     snapshot: SnapshotNumber = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Say in words what was looked for in images; draw where.
 
@@ -61,7 +62,7 @@ def explain(
 
     opened = Snapshot.open(store, snapshot)
     originals = cache(lambda: Originals(opened.manifest.config))  # made if an original is needed
-    query = Query(opened, lambda uri: originals()(uri))
+    query = Query(opened, lambda uri: originals()(uri), trust_code=trust_code)
     if class_name is not None:
         query.class_id(class_name)  # a wrong name is one error, not one for each image
     given = None if of_map is None else _map_of(of_map, images)
@@ -124,6 +125,7 @@ def search(
     top: Annotated[int, typer.Option(min=1, help="How many matches.")] = 10,
     as_json: AsJson = False,
     snapshot: SnapshotNumber = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Find channels, groups, classes, images or texts.
 
@@ -136,7 +138,8 @@ def search(
     from service.printing import print_json, print_rows
     from textcam.query import Query
 
-    matches = [asdict(one) for one in Query.open(store, snapshot).search(text, among=among.value, top=top)]
+    query = Query.open(store, snapshot, trust_code=trust_code)
+    matches = [asdict(one) for one in query.search(text, among=among.value, top=top)]
     if as_json:
         print_json(matches)
     else:

@@ -13,4 +13,8 @@ SnapshotNumber = Annotated[
     int | None, typer.Option("--snapshot", metavar="N", help="An older snapshot (default: the newest).")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TrustCode = Annotated[
+    bool,
+    typer.Option("--trust-code", help="Run code that the store names for its models (python: and the like)."),
+]
 CsvFile = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write CSV to FILE.")]

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from service.options import AsJson, Store
+from service.options import AsJson, Store, TrustCode
 
 
 class Layout(StrEnum):
@@ -40,6 +40,7 @@ def add(
         typer.Option("--config", metavar="CONFIG", help="Take how to run (its section run) from this file."),
     ] = None,
     as_json: AsJson = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Add images to a store, as a new snapshot.
 
@@ -58,7 +59,7 @@ def add(
     run = RunSection() if config is None else load_config(config).run
     try:
         with ProgressDisplay() as display:
-            summary = add_images(store, section, run, display)
+            summary = add_images(store, section, run, display, trust_code=trust_code)
     except KeyboardInterrupt:
         print("stopped; what is finished is kept. To go on, run the same command again.", file=sys.stderr)
         raise SystemExit(130) from None

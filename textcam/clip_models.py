@@ -14,13 +14,11 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import nn
 
 from store.errors import ModelError
+from textcam.model_strings import FOLDER, HUB, PREFIX, RANDOM
 from textcam.preprocess import Preprocess, build_transform, check_overrides, split
-from textcam.user_code import PREFIX, call_user_function
+from textcam.user_code import call_user_function
 from textcam.weights import check_finite, load_into, mismatch, read_state
 
-RANDOM = "random"
-FOLDER = "local-dir:"
-HUB = "hf-hub:"
 MERGES = "bpe_merges.txt.gz"
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.pth")
 

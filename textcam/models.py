@@ -1,5 +1,7 @@
 """The models that a store names, loaded when a query first needs them, and refused if they are others.
 
+What would run code that the store names is refused as well, unless somebody trusts the store (``trust``).
+
 torch comes in here, and only when a model is loaded.
 """
 
@@ -11,6 +13,7 @@ from store.errors import EncoderMismatch, ModelError, TextcamError
 from store.manifest import Manifest
 from textcam.arrays import Floats
 from textcam.texts import DEFAULT_TEMPLATES, TextBank, embed_bank
+from textcam.trust import check_trusted
 
 if TYPE_CHECKING:
     from textcam.classifier import TorchClassifier
@@ -20,14 +23,20 @@ _NEEDS = "pip install 'textcam[precompute]'"
 
 
 class StoreModels:
-    """Classifier and encoder of the run that made a snapshot."""
+    """Classifier and encoder of the run that made a snapshot.
 
-    def __init__(self, manifest: Manifest, device: str = "cpu") -> None:
+    ``trust_code``: whether code that the store names may run.
+    """
+
+    def __init__(self, manifest: Manifest, device: str = "cpu", *, trust_code: bool = False) -> None:
         self._config, self._fingerprints, self._device = manifest.config, manifest.fingerprints, device
+        self._trust_code = trust_code
 
     @cached_property
     def classifier(self) -> "TorchClassifier":
-        """The classifier; ModelError if it cannot be loaded or is not the one that made the store."""
+        """The classifier; ModelError if it cannot be loaded, is not the one that made the store, or is code
+        that nobody said to trust.
+        """
         section = {"two_sided": False, **self._section("classifier")}  # an older store does not say
         try:
             from textcam.classifier import load_classifier
@@ -42,7 +51,7 @@ class StoreModels:
     @cached_property
     def encoder(self) -> "ClipEncoder":
         """The encoder; EncoderMismatch if it is not the one that made the store, ModelError if it cannot be
-        loaded.
+        loaded or is code that nobody said to trust.
         """
         section = self._section("encoder")
         try:
@@ -67,6 +76,7 @@ class StoreModels:
         section = self._config.get(name)
         if not section:
             raise ModelError(f"The store does not say which {name} made it.", where="manifest, config")
+        check_trusted(self._config, name, trust_code=self._trust_code)
         return dict(section)
 
     def _compare(self, name: str, model: str, found: str, refuse: type[TextcamError]) -> None:

@@ -5,7 +5,6 @@ names.
 file, or random from a seed. Nothing is downloaded unless the library's own weights are asked for.
 """
 
-import ast
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ import torch
 from torch import nn
 
 from store.errors import ModelError
+from textcam.model_strings import PREFIX, RANDOM, options_of
 from textcam.preprocess import Preprocess, Transform, build_transform, check_overrides, split
-from textcam.user_code import PREFIX, call_user_function
+from textcam.user_code import call_user_function
 from textcam.weights import check_finite, load_into
 
-RANDOM = "random"
 TAGS = "IMAGENET1K_"  # torchvision's names of the weights that it offers for a model
 
 
@@ -50,7 +49,7 @@ def build_network(
     ``preprocess`` overrides size, mean, std, interpolation and crop (the part of the resized image's side
     that is kept). Raises ModelError.
     """
-    model, options = _options_of(model, dict(options or {}))
+    model, options = options_of(model, options)
     overrides = check_overrides(preprocess)
     source, _, name = model.partition(":")
     builders = {"timm": _from_timm, "torchvision": _from_torchvision, "python": _from_function}
@@ -178,20 +177,6 @@ def _construct(model: str, build: Callable[[], Any]) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise ModelError(f"the library gave {type(module).__name__}", where=model, fix="name another model")
     return module
-
-
-def _options_of(model: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The model string without its ``?key=value&key=value``, and those joined to ``options``."""
-    name, _, query = model.partition("?")
-    for pair in filter(None, query.split("&")):
-        key, equals, text = pair.partition("=")
-        if not key or not equals:
-            raise ModelError(f"'{pair}' is not an option", where=model, fix="write NAME?key=value&key=value")
-        try:
-            options[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            options[key] = text
-    return name, options
 
 
 def _unknown_name(source: str, name: str, known: list[str]) -> ModelError:

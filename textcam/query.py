@@ -47,7 +47,8 @@ class Query:
 
     ``open_original`` opens an image of the store by its URI where its pixels are needed; by default it is
     read from the folder or bucket that the run took its images from. ``device``: where models run, if any
-    must.
+    must. ``trust_code``: whether code that the store names, a ``python:`` model say, may run; without it such
+    a store answers all that needs no model, and the rest is a ModelError that says what would have run.
     """
 
     def __init__(
@@ -55,21 +56,23 @@ class Query:
         snapshot: Snapshot,
         open_original: "Callable[[str], Image] | None" = None,
         device: str = "cpu",
+        *,
+        trust_code: bool = False,
     ) -> None:
         self.snapshot = snapshot
         self.open_original = open_original or SourceImages(self.config)
         settings = {**_DEFAULT_WORDS, **self.config.get("words", {})}
         self._catalogue = Catalogue(snapshot, settings["form"], centre=bool(settings.get("centre", False)))
         self._explainer = Explainer(self._catalogue, settings)
-        self._models = StoreModels(snapshot.manifest, device)
+        self._models = StoreModels(snapshot.manifest, device, trust_code=trust_code)
 
     @classmethod
-    def open(cls, uri: str | Path, snapshot: int | None = None) -> "Query":
-        """Open the newest snapshot of a store, or the one with this number.
+    def open(cls, uri: str | Path, snapshot: int | None = None, *, trust_code: bool = False) -> "Query":
+        """Open the newest snapshot of a store, or the one with this number; ``trust_code`` as for ``Query``.
 
         Raises StoreNotFound, FormatTooNew, Damaged.
         """
-        return cls(Snapshot.open(uri, snapshot))
+        return cls(Snapshot.open(uri, snapshot), trust_code=trust_code)
 
     @property
     def config(self) -> dict[str, Any]:

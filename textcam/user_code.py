@@ -1,29 +1,33 @@
 """Calling the user's own function for a model: ``python:package.module:function``."""
 
 import importlib
+import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from store.errors import ModelError, TextcamError
+from textcam.model_strings import function_of
 
-PREFIX = "python:"
+HOME = Path(__file__).resolve().parents[1]  # what holds this package holds the demo as well
+# The functions of this project that make a model, by module and name.
+OWN = (("demo.models", "tiny_classifier"),)
 
 
 def call_user_function(model: str, options: Mapping[str, Any]) -> Any:
     """What the function of ``python:package.module:function`` returns when called with ``options``.
 
     Modules are looked for in the current directory first, then where Python looks. Raises ModelError that
-    says which step failed and, where it is the user's code that failed, on which line.
+    says which step failed and, where it is the user's code that failed, on which line. The function of this
+    project's demo is called whatever the current directory holds.
     """
-    module_name, _, function_name = model.removeprefix(PREFIX).replace(":", ".").rpartition(".")
-    if not module_name or not function_name:
-        raise ModelError("no function is named", where=model, fix="write python:package.module:function")
-    with _current_directory_first():
-        function = _find(model, module_name, function_name)
+    module_name, function_name = function_of(model)
+    own = own_function(model)
+    with nullcontext() if own is not None else _current_directory_first():
+        function = own if own is not None else _find(model, module_name, function_name)
         try:
             return function(**options)
         except TextcamError:
@@ -32,6 +36,28 @@ def call_user_function(model: str, options: Mapping[str, Any]) -> Any:
             raise ModelError(
                 f"the function failed with {type(error).__name__}: {error}", where=f"{model}{_line_of(error)}"
             ) from error
+
+
+def own_function(model: str) -> Callable[..., Any] | None:
+    """The function of this project's demo, if ``model`` names it; None for any other.
+
+    None, too, where Python finds another package of that name first: then that one's code would run.
+    """
+    module_name, function_name = function_of(model)
+    if (module_name, function_name) not in OWN:
+        return None
+    package, _, file = module_name.partition(".")
+    try:
+        spec = importlib.util.find_spec(package)  # finds the package and runs nothing
+    except ValueError:  # something put into sys.modules by hand
+        return None
+    if spec is None or spec.origin is None or Path(spec.origin).resolve() != HOME / package / "__init__.py":
+        return None
+    module = importlib.import_module(module_name)
+    if Path(module.__file__ or "").resolve() != HOME / package / f"{file}.py":
+        return None
+    function: Callable[..., Any] = getattr(module, function_name)
+    return function
 
 
 def _find(model: str, module_name: str, function_name: str) -> Any:

@@ -38,7 +38,7 @@ def explained(folder, model, images):
         )
     )
     assert verify(folder / "store") == []
-    query = Query.open(folder / "store")
+    query = Query.open(folder / "store", trust_code=True)
     count = query.snapshot.count
     assert count("errors") == 0
     assert {count(name) for name in ("images", "embeddings", "activations", "explanations")} == {images}

@@ -179,7 +179,9 @@ def test_added_images_and_a_pruned_store_keep_the_decision(
     always(monkeypatch, "float32")
     worlds.write_images(world / "more", 5, seed=9)
     more = ImagesSection(uri=str(world / "more"))
-    add(str(world / "store"), more, RunSection(executor="inline", device="cpu", batch_size=4))
+    add(
+        str(world / "store"), more, RunSection(executor="inline", device="cpu", batch_size=4), trust_code=True
+    )
     assert chosen(world / "store") == "bfloat16"
     prune(open_storage(world / "store"), grace=timedelta(0))
     assert not list((world / "store" / "work" / "records").glob("formats/*"))

@@ -4,6 +4,8 @@ import io
 import os
 import shutil
 import tarfile
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,8 @@ import pytest
 from PIL import Image
 
 import tests.pipelines.models
+from pipelines import grow
 from pipelines.config import Config, ImagesSection, RunSection
-from pipelines.grow import add
 from pipelines.run import Progress, precompute
 from service.originals import Originals
 from store.errors import ConfigError, ModelError, RunIncomplete, SnapshotConflict, SourceError
@@ -23,6 +25,7 @@ from store.verify import verify
 from tests.pipelines import worlds
 from textcam.source_images import SourceImages, namings, places
 
+add = partial(grow.add, trust_code=True)  # the models are functions of these tests
 RUN = RunSection(executor="inline", shard_size=5, device="cpu", batch_size=64)
 PER_IMAGE = ("images", "embeddings", "activations", "errors")
 NO_MAPS = {"report": {"exemplars": 0}, "proof": {"findings": 0}}  # a proof, too, needs the originals
@@ -401,3 +404,26 @@ def test_names_of_sources(uris: list[str], names: list[str]) -> None:
 def test_an_image_is_found_by_its_name() -> None:
     assert places("/b/c/x.png", ["", "/b/", "/b/c/"]) == [(2, "x.png"), (1, "c/x.png"), (0, "/b/c/x.png")]
     assert places("x.png", ["", "/b/"]) == [(0, "x.png")]
+
+
+# what a store may not choose
+
+
+def test_models_that_are_code_are_loaded_for_those_who_trust_the_store(world: Path) -> None:
+    precompute(config(world))
+    move(world, "more", range(OLD, ALL))
+    with pytest.raises(ModelError, match="nothing of it was run") as refused:
+        grow.add(str(world / "store"), section(world / "more"), RUN)
+    assert "classifier: imports tests.pipelines.models and calls linear_classifier()" in refused.value.where
+    assert "encoder: imports tests.pipelines.models and calls clip()" in refused.value.where
+    assert Snapshot.open(world / "store").manifest.snapshot == 1
+
+
+def test_a_store_does_not_choose_where_work_is_done_or_what_is_written(world: Path) -> None:
+    precompute(config(world))
+    base = Snapshot.open(world / "store").manifest
+    hostile = {"address": "ray://elsewhere:10001", "events": str(world / "log"), "executor": "ray"}
+    changed = replace(base, config={**base.config, "run": {**base.config["run"], **hostile}})
+    kept = grow.remembered(changed, str(world / "store"), RUN).run
+    assert (kept.address, kept.events, kept.executor) == (None, None, "inline")
+    assert kept.batch_size == base.config["run"]["batch_size"]

@@ -504,7 +504,7 @@ def test_precompute_json_is_all_of_stdout(textcam: Run, config: Path) -> None:
 def test_explain_draws_what_it_says(textcam: Run, config: Path, tmp_path: Path) -> None:
     store, out = config.parent / "store", tmp_path / "overlays"
     image = config.parent / "images" / "red" / "000.png"
-    said = textcam("explain", store, image, "red/003.png", "--out", out, "--json", "--top", 3)
+    said = textcam("explain", store, image, "red/003.png", "--out", out, "--json", "--top", 3, "--trust-code")
     assert said.code == 0, said.err
     first, second = json.loads(said.out)
     assert (first["image"], first["image_id"]) == (str(image), None)
@@ -521,7 +521,7 @@ def test_explain_draws_what_it_says(textcam: Run, config: Path, tmp_path: Path) 
     assert sorted(path.name for path in out.iterdir()) == sorted(
         Path(file).name for one in (first, second) for file in one["files"]
     )
-    found = Query.open(store).explain_image(image)
+    found = Query.open(store, trust_code=True).explain_image(image)
     whole = np.asarray(Image.open(first["files"][0]).convert("RGB"), np.float32)
     side = whole.shape[0] // 4  # a cell of the 4 x 4 map
     assert found.saliency_map is not None
@@ -577,16 +577,17 @@ def test_images_of_one_name_get_files_of_their_own() -> None:
 
 def test_explain_takes_a_map_of_another_tool(textcam: Run, config: Path, tmp_path: Path) -> None:
     store, image = config.parent / "store", "red/003.png"
-    found = Query.open(store).explain_image(Query.open(store).image_id(image), maps=True)
+    mapped = ("--trust-code", "--map", tmp_path / "map.npy")
+    found = Query.open(store, trust_code=True).explain_image(Query.open(store).image_id(image), maps=True)
     assert found.saliency_map is not None
     np.save(tmp_path / "map.npy", np.maximum(found.saliency_map, 0))
-    said = textcam("explain", store, image, "--map", tmp_path / "map.npy")
+    said = textcam("explain", store, image, *mapped)
     assert said.code == 0
     assert said.out.startswith(f"{image}: ")
     assert "of the map is in no sum of the layer's maps" in said.out
-    record = json.loads(textcam("explain", store, image, "--map", tmp_path / "map.npy", "--json").out)[0]
+    record = json.loads(textcam("explain", store, image, *mapped, "--json").out)[0]
     assert 0 <= record["residual"] < 1
-    two = textcam("explain", store, image, image, "--map", tmp_path / "map.npy")
+    two = textcam("explain", store, image, image, *mapped)
     assert (two.code, "One map, and 2 images." in two.err) == (2, True)
     (tmp_path / "bad.npy").write_bytes(b"no array")
     bad = textcam("explain", store, image, "--map", tmp_path / "bad.npy")
@@ -595,7 +596,7 @@ def test_explain_takes_a_map_of_another_tool(textcam: Run, config: Path, tmp_pat
 
 def test_explain_without_a_folder_draws_nothing(textcam: Run, config: Path, tmp_path: Path) -> None:
     image = config.parent / "images" / "red" / "000.png"
-    said = textcam("explain", config.parent / "store", image)
+    said = textcam("explain", config.parent / "store", image, "--trust-code")
     assert said.code == 0
     assert "wrote" not in said.out
     bad = tmp_path / "bad.jpg"
@@ -604,9 +605,22 @@ def test_explain_without_a_folder_draws_nothing(textcam: Run, config: Path, tmp_
     assert refused.code == 1
     assert "cannot be decoded" in refused.err
     assert str(bad) in refused.err
-    blocked = textcam("explain", config.parent / "store", image, "--out", bad / "folder")
+    blocked = textcam("explain", config.parent / "store", image, "--out", bad / "folder", "--trust-code")
     assert blocked.code == 1
     assert "pictures cannot be written" in blocked.err
+
+
+def test_code_of_a_store_runs_for_those_who_say_so(textcam: Run, config: Path) -> None:
+    store, image = config.parent / "store", config.parent / "images" / "red" / "000.png"
+    refused = textcam("explain", store, image)
+    assert (refused.code, refused.out) == (2, "")
+    assert "nothing of it was run" in refused.err
+    assert "imports tests.pipelines.models and calls linear_classifier()" in refused.err
+    assert "--trust-code" in refused.err
+    assert textcam("explain", store, "red/000.png").code == 0  # of what is stored, without a model
+    refused = textcam("search", store, "no text of the bank")
+    assert (refused.code, "calls clip()" in refused.err) == (2, True)
+    assert textcam("search", store, "no text of the bank", "--trust-code").code == 0
 
 
 @pytest.mark.parametrize("command", ["plan", "precompute"])

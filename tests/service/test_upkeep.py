@@ -40,7 +40,7 @@ def test_a_store_grows_is_compared_and_pruned(config: Path, textcam: Run) -> Non
     assert textcam("precompute", config).code == 0
     runs.write_images(folder / "more", 5, seed=1)
 
-    added = textcam("add", store, "--images", folder / "more", "--config", config)
+    added = textcam("add", store, "--images", folder / "more", "--config", config, "--trust-code")
     assert added.code == 0, added.err
     told = dict(line.split(None, 1) for line in added.out.splitlines())
     assert (told["snapshot"], told["listed"], told["added"], told["images"]) == ("2", "5", "5", "19")

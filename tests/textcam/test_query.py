@@ -464,7 +464,7 @@ def stored_explanations(query: Query) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("maps", [False, True])
 def test_a_query_says_the_words_that_the_precompute_stored(run: Path, maps: bool) -> None:
-    query = Query.open(run / "store")
+    query = Query.open(run / "store", trust_code=True)
     rows = query.sql("SELECT id, confidence FROM confidences WHERE subject = 'image'").to_pylist()
     sure = {row["id"]: row["confidence"] for row in rows}
     assert len(sure) == len(stored_explanations(query))
@@ -482,7 +482,7 @@ def test_a_query_says_the_words_that_the_precompute_stored(run: Path, maps: bool
 
 
 def test_without_a_linear_head_the_original_is_classified_again(run: Path) -> None:
-    query = Query.open(run / "squashed")
+    query = Query.open(run / "squashed", trust_code=True)
     assert query.sql("SELECT count(weights) AS n FROM classes").to_pylist() == [{"n": 0}]
     for row in stored_explanations(query)[:3]:
         found = query.explain_image(row["image_id"])
@@ -492,7 +492,7 @@ def test_without_a_linear_head_the_original_is_classified_again(run: Path) -> No
 
 
 def test_group_maps_add_up_to_the_map_and_maps_to_contributions(run: Path) -> None:
-    query = Query.open(run / "store")
+    query = Query.open(run / "store", trust_code=True)
     found = query.explain_image(stored_explanations(query)[0]["image_id"], maps=True)
     assert found.saliency_map is not None
     assert found.group_maps is not None
@@ -508,7 +508,7 @@ def test_group_maps_add_up_to_the_map_and_maps_to_contributions(run: Path) -> No
 
 
 def test_a_map_from_elsewhere_is_explained_by_the_weights_behind_it(run: Path) -> None:
-    query = Query.open(run / "store")
+    query = Query.open(run / "store", trust_code=True)
     row = stored_explanations(query)[0]
     path = run / "images" / row["uri"]
     classifier = query._models.classifier
@@ -536,7 +536,7 @@ def test_a_map_from_elsewhere_is_explained_by_the_weights_behind_it(run: Path) -
 
 
 def test_a_file_an_image_and_the_stores_own_agree(run: Path) -> None:
-    query = Query.open(run / "store")
+    query = Query.open(run / "store", trust_code=True)
     row = stored_explanations(query)[0]
     path = run / "images" / row["uri"]
     by_path, by_image = query.explain_image(path), query.explain_image(Image.open(path))
@@ -549,7 +549,7 @@ def test_a_file_an_image_and_the_stores_own_agree(run: Path) -> None:
 
 
 def test_a_bank_text_and_any_other_text_are_searched_alike(run: Path) -> None:
-    query = Query.open(run / "store")
+    query = Query.open(run / "store", trust_code=True)
     by_bank = query.search("grass", "texts", top=1)
     assert by_bank[0].label == "grass"
     assert by_bank[0].similarity == pytest.approx(1, abs=1e-5)
@@ -566,7 +566,7 @@ def changed(store: Path, section: str, **values: Any) -> Query:
     """The store, if its run had been configured otherwise."""
     snapshot = Snapshot.open(store)
     config = {**snapshot.manifest.config, section: {**snapshot.manifest.config[section], **values}}
-    return Query(Snapshot(snapshot.storage, replace(snapshot.manifest, config=config)))
+    return Query(Snapshot(snapshot.storage, replace(snapshot.manifest, config=config)), trust_code=True)
 
 
 def test_another_encoder_is_refused(run: Path) -> None:
@@ -585,7 +585,7 @@ def test_another_classifier_is_refused(run: Path) -> None:
 
 
 def test_originals_that_cannot_be_had_are_named(run: Path, tmp_path: Path) -> None:
-    row = stored_explanations(Query.open(run / "store"))[0]
+    row = stored_explanations(Query.open(run / "store", trust_code=True))[0]
     gone = changed(run / "store", "images", uri=str(tmp_path))
     with pytest.raises(ImageError, match="no longer where the run found it"):
         gone.explain_image(row["image_id"], maps=True)
@@ -598,7 +598,7 @@ def test_originals_that_cannot_be_had_are_named(run: Path, tmp_path: Path) -> No
 def test_a_file_that_is_no_image_is_refused(run: Path, tmp_path: Path, content: bytes) -> None:
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(content)
-    query = Query.open(run / "store")
+    query = Query.open(run / "store", trust_code=True)
     with pytest.raises(ImageError, match="cannot be decoded") as refused:
         query.explain_image(bad)
     assert refused.value.where == str(bad)

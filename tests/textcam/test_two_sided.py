@@ -193,7 +193,7 @@ def run(folder: Path, store: str, **classifier: object) -> Query:
         "store": store,
     }
     precompute(make_config(raw, base=folder))
-    return Query.open(folder / store)
+    return Query.open(folder / store, trust_code=True)
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +240,7 @@ def test_new_images_are_explained_and_added_alike(folder: Path, sided: Query) ->
             "run": {"executor": "inline", "device": "cpu"},
         }
     )
-    assert add(str(folder / "sided"), config.images, config.run).added == 1
+    assert add(str(folder / "sided"), config.images, config.run, trust_code=True).added == 1
 
 
 def test_a_corrected_head_is_that_of_the_users_layer(folder: Path) -> None:
