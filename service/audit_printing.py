@@ -22,8 +22,8 @@ from textcam.tensor_file import tensor_bytes
 if TYPE_CHECKING:
     from textcam.association import Association, Double
     from textcam.audit import Finding
+    from textcam.matching import Matched
     from textcam.query import Query
-    from textcam.statistics import Matched
     from textcam.suppress import GroupAccuracy, Suppressed
 
 _SHOWN_DOUBLES = 10
@@ -48,8 +48,8 @@ def print_findings(
 
 
 def _matched_words(one: "Matched") -> str:
-    if not one.n_with:
-        return "Matched for the rest: no image to compare."
+    if one.effect is None or one.low is None or one.high is None:
+        return f"Matched for the rest: {one.outcome}."
     effect, low, high = (round(100 * value) for value in (one.effect, one.low, one.high))
     return f"Matched for the rest {effect} points [{low}, {high}]."
 

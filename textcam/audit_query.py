@@ -18,13 +18,12 @@ from textcam.audit import Finding, core_texts
 from textcam.catalogue import Catalogue
 from textcam.image_rows import concept_presence, has_labels, image_rows
 from textcam.marks import with_marks
-from textcam.matching import matched
+from textcam.matching import Matched, matched
 from textcam.records import findings_of
 from textcam.replay import Replay, replay
 from textcam.shares import ClassMeans
 from textcam.slices import CONFIDENT, SliceNames, label_suspects, slice_batches
 from textcam.slices import slices as slice_rows
-from textcam.statistics import Matched
 from textcam.suppress import LOST, Method, Samples, Suppressed
 from textcam.suppress import suppress as corrected_head
 from textcam.two_sided import of_store

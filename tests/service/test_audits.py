@@ -10,10 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from service.audit_printing import _matched_words
 from service.contents import Contents
 from store.reader import Snapshot
 from tests.service.entry_point import Run
 from tests.store.worlds import TinyWorld, tiny_store
+from textcam.matching import Matched
 from textcam.query import Query
 
 
@@ -80,8 +82,22 @@ def test_matched_effects_stand_beside_the_findings(textcam: Run, store: Path) ->
     code, out, _ = textcam("audit", store, "--matched", "--json")
     rows = json.loads(out)
     assert code == 0
-    assert all(set(row["matched"]) == {"effect", "low", "high", "n_with", "n_without"} for row in rows)
+    keys = {"outcome", "effect", "low", "high", "n_with", "n_without"}
+    assert rows
+    assert all(set(row["matched"]) == keys for row in rows)
+    assert "NaN" not in out
     assert "Matched for the rest" in textcam("audit", store, "--matched")[1]
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (Matched("matched", 0.931, 0.707, 1.0, 9, 8), "Matched for the rest 93 points [71, 100]."),
+        (Matched("nothing to match by"), "Matched for the rest: nothing to match by."),
+    ],
+)
+def test_a_matched_effect_in_words(found: Matched, said: str) -> None:
+    assert _matched_words(found) == said
 
 
 def test_a_mark_is_shown_and_overridden(textcam: Run, store: Path) -> None:

@@ -1,4 +1,4 @@
-"""Slices, marks, matching, associations and doubles, on rows counted by hand."""
+"""Slices, marks, associations and doubles, on rows counted by hand."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,10 +18,9 @@ from tests.store.worlds import CLASSES, TEXTS, TinyWorld, tiny_manifest, tiny_st
 from textcam.association import SURE, association_q, odds_ratios, split_of
 from textcam.audit import Finding
 from textcam.marks import with_marks
-from textcam.matching import prognostic_score, strata
 from textcam.query import Query
 from textcam.slices import roles
-from textcam.statistics import false_discovery, fisher_exact, matched_difference, rates, two_sides
+from textcam.statistics import false_discovery, fisher_exact, rates, two_sides
 
 
 def finding(class_id: int, text: str, **values: object) -> Finding:
@@ -174,50 +173,6 @@ def test_nobodys_mark_is_lost_when_many_mark_at_once(tmp_path):
     assert len({*paths}) == 24
     assert len(marks(storage)) == 24
     assert not damaged_marks(storage)
-
-
-# --- matching -------------------------------------------------------------------------------------------
-
-
-def test_a_matched_difference_counted_by_hand():
-    # stratum 0: with 2 of 2 right, without 1 of 2; 1: with 1 of 1, without 0 of 4; 2: one side only
-    stratum = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 2])
-    present = np.array([1, 1, 0, 0, 1, 0, 0, 0, 0, 1], bool)
-    hits = np.array([1, 1, 1, 0, 1, 0, 0, 0, 0, 0], bool)
-    found = matched_difference(hits, present, stratum)
-    weights = np.array([2 * 2 / 4, 1 * 4 / 5])
-    assert found.effect == pytest.approx((weights @ [0.5, 1.0]) / weights.sum())
-    near = lambda rate, n: (rate * n + 0.5) / (n + 1) * (1 - (rate * n + 0.5) / (n + 1)) / n  # noqa: E731
-    spread = np.array([near(1, 2) + near(0.5, 2), near(1, 1) + near(0, 4)])
-    half = 1.959964 * np.sqrt(weights**2 @ spread) / weights.sum()
-    assert found.low == pytest.approx(found.effect - half, abs=1e-6)
-    assert found.high == min(1.0, found.effect + half)
-    assert (found.n_with, found.n_without) == (3, 6)
-
-
-def test_nothing_to_match():
-    found = matched_difference(np.ones(3, bool), np.ones(3, bool), np.zeros(3, np.int64))
-    assert np.isnan(found.effect)
-    assert (found.n_with, found.n_without) == (0, 0)
-
-
-def test_matching_takes_off_what_another_concept_explains():
-    """Rightness hangs on another concept alone, which goes with the text: matched, no effect is left."""
-    rng = np.random.default_rng(0)
-    other = rng.random(2000) < 0.5
-    present = rng.random(2000) < np.where(other, 0.8, 0.2)
-    hits = rng.random(2000) < np.where(other, 0.9, 0.1)
-    others = np.stack([other, rng.random(2000) < 0.3], axis=1)
-    raw = hits[present].mean() - hits[~present].mean()
-    score = prognostic_score(hits, present, others)
-    found = matched_difference(hits, present, strata(score, 2))
-    assert raw > 0.4
-    assert abs(found.effect) < 0.06
-    assert found.low < 0 < found.high
-
-
-def test_strata_are_of_equal_size():
-    assert strata(np.array([3.0, 1.0, 2.0, 5.0, 4.0]), 2).tolist() == [0, 0, 0, 1, 1]
 
 
 # --- the data alone -------------------------------------------------------------------------------------
