@@ -111,8 +111,15 @@ def open_pool(
 
 def worker_count(run: RunSection) -> int:
     """Workers that a run on this machine starts if the configuration names no number: one a core."""
-    cores = len(os.sched_getaffinity(0)) - run.decoders * run.cpus_per_decoder
+    cores = usable_cores() - run.decoders * run.cpus_per_decoder
     return run.workers or max(1, int(cores // run.cpus_per_worker))
+
+
+def usable_cores() -> int:
+    """Cores that this process may use; all of the machine where its system does not say (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class InlinePool:
@@ -259,26 +266,31 @@ class RayPool:
 
         told = [*self._busy, *self._starting, *self._decoders_coming]
         ready, _ = ray.wait(told, num_returns=1, timeout=_LISTEN_SECONDS)
-        if not ready:
-            self._give_up_silent()
+        heard = self._hear(ready[0]) if ready else []
+        self._give_up_silent()  # every time: one that hangs is not saved by others that speak
+        return heard
+
+    def _hear(self, speaker: Any) -> list[News[Any]]:
+        """What was said by one that has something to say."""
+        import ray
+
+        if speaker in self._decoders_coming:
+            self._decoders_coming.remove(speaker)
+            _expect_decoder(speaker)
             return []
-        if ready[0] in self._decoders_coming:
-            self._decoders_coming.remove(ready[0])
-            _expect_decoder(ready[0])
+        if speaker in self._starting:
+            self._take_in(speaker)
             return []
-        if ready[0] in self._starting:
-            self._take_in(ready[0])
-            return []
-        task = self._busy[ready[0]]
+        task = self._busy[speaker]
         try:
-            news = ray.get(next(ready[0]))
+            news = ray.get(next(speaker))
         except ray.exceptions.RayTaskError as error:
-            del self._busy[ready[0]]
+            del self._busy[speaker]
             self._idle.append(task.worker)
             raise _cause(error) from None
         except (ray.exceptions.RayError, StopIteration) as error:
             # The worker died with the item in hand: killed, out of memory, lost node, the item's own doing.
-            del self._busy[ready[0]]
+            del self._busy[speaker]
             self._new_worker()
             silent = time.monotonic() - task.heard > self._run.silence
             reason = f"silent for {self._run.silence:g} s" if silent else type(error).__name__
@@ -286,7 +298,7 @@ class RayPool:
         task.heard = time.monotonic()
         if isinstance(news, Working):
             return [Underway(task.item, news)]
-        del self._busy[ready[0]]
+        del self._busy[speaker]
         self._idle.append(task.worker)
         return [replace(news, item=task.item, attempts=task.attempt + news.attempts - 1)]
 
@@ -294,9 +306,12 @@ class RayPool:
         """Kill workers that have not been heard of for too long: nothing else ends an image without end."""
         import ray
 
-        for task in self._busy.values():
-            if time.monotonic() - task.heard > self._run.silence:
-                ray.kill(task.worker)
+        now = time.monotonic()
+        silent = {stream: one for stream, one in self._busy.items() if now - one.heard > self._run.silence}
+        if silent:  # those whose news nobody has listened to yet are not
+            _, mute = ray.wait(list(silent), num_returns=len(silent), timeout=0)
+            for stream in mute:
+                ray.kill(silent[stream].worker)
 
     def _take_in(self, answer: Any) -> None:
         """A new worker answered, or died before it could."""

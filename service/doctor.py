@@ -76,8 +76,9 @@ def _packages(name: str, packages: tuple[str, ...], fix: str, *, needed: bool = 
 
 
 def _cores() -> Check:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Check("cores", True, f"{usable} usable of {os.cpu_count()}")
+    from pipelines.execute import usable_cores
+
+    return Check("cores", True, f"{usable_cores()} usable of {os.cpu_count()}")
 
 
 def _memory() -> Check:

@@ -40,7 +40,7 @@ class Matched(NamedTuple):
     images that have their like on the other side. Unless the ``outcome`` is "matched" there are no numbers:
 
     nothing to match by   the bank has no text of another kind that tells the class's images apart
-    nothing to compare    all images of the class show the text, or none, or all with it are unlike all without
+    nothing to compare    all images of the class show it, or none; or those with it are unlike all without
     """
 
     outcome: MatchOutcome
@@ -94,7 +94,7 @@ def matched_difference(hits: Bools, present: Bools, others: Bools, confidence: f
     foretold = _foretold(pair, _with_patterns(others).astype(np.float64))
     alike = _common(foretold[:, 1], present)
     with_, without = alike & present, alike & ~present
-    left, shown = (pair - foretold).T
+    left, shown = (pair - foretold).T  # (n,) each
     weight = np.square(shown[alike]).sum()
     if not (with_.any() and without.any() and weight > 0):
         return Matched("nothing to compare")
@@ -136,10 +136,10 @@ def _ridge(inputs: Doubles, values: Doubles) -> Doubles:
     """Slopes (p, v), solved in the smaller of both spaces: the same answer."""
     n, width = inputs.shape
     if n < width:
-        dual: Doubles = inputs.T @ np.linalg.solve(inputs @ inputs.T + RIDGE * np.eye(n), values)
-        return dual
-    slopes: Doubles = np.linalg.solve(inputs.T @ inputs + RIDGE * np.eye(width), inputs.T @ values)
-    return slopes
+        slopes = inputs.T @ np.linalg.solve(inputs @ inputs.T + RIDGE * np.eye(n), values)
+    else:
+        slopes = np.linalg.solve(inputs.T @ inputs + RIDGE * np.eye(width), inputs.T @ values)
+    return np.asarray(slopes, np.float64)
 
 
 def _common(score: Doubles, present: Bools) -> Bools:

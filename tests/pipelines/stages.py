@@ -79,6 +79,20 @@ def never_ends(bench: Counter, item: int) -> int:
     return item
 
 
+def hangs_beside_one_that_speaks(bench: Counter, item: int) -> Generator[Working, None, int]:
+    """0 tells that it is at work, 1 never: both until somebody says that 1 was given up, or 0 has waited for
+    that for long."""
+    begun, given_up, told = bench.folder / "begun", bench.folder / "given up", 0
+    if item == 1:
+        begun.touch()
+    while not given_up.exists() and told < 150:
+        time.sleep(0.1)
+        if item == 0:
+            told += begun.exists()
+            yield Working(told, 0, {})
+    return item
+
+
 class Asker:
     """A bench whose worker has decoders."""
 

@@ -1,14 +1,16 @@
 """Both executors keep one contract: an outcome per item, failures by name, nothing silent."""
 
 import os
+import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipelines import execute
 from pipelines.config import RunSection
-from pipelines.execute import InlinePool, Lost, Outcome, Underway, local_ray, open_pool
+from pipelines.execute import InlinePool, Lost, Outcome, Underway, local_ray, open_pool, worker_count
 from store.errors import ConfigError, RunIncomplete
 from tests.pipelines import stages
 
@@ -103,14 +105,53 @@ def test_a_lost_worker_is_news(ray_here, tmp_path: Path) -> None:
     assert [(one.item, one.attempts) for one in heard if isinstance(one, Lost)] == [(3, 1)]
 
 
+class Clock:
+    """The driver's clock, which a test sets: no busy machine makes a worker late."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.pace = 0.0, 0.0
+        monkeypatch.setattr(execute, "time", SimpleNamespace(monotonic=self._look, sleep=time.sleep))
+
+    def _look(self) -> float:
+        self.now += self.pace
+        return self.now
+
+
 def test_an_item_without_end_is_given_up_and_the_others_are_done(
     ray_here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(execute, "_LISTEN_SECONDS", 0.1)
-    run = RunSection(executor="ray", workers=2, cpus_per_worker=0.5, max_attempts=2, silence=1.5)
-    found = outcomes(run, stages.never_ends, range(5), tmp_path)
-    assert [one.record for one in found] == [0, 1, 2, None, 4]
-    assert found[3].failure == "its worker died 2 times (silent for 1.5 s)"
+    clock = Clock(monkeypatch)
+    run = RunSection(executor="ray", workers=2, cpus_per_worker=0.5, max_attempts=2, silence=60)
+    found = {}
+    with open_pool(run, partial(stages.make_counter, str(tmp_path))) as pool:
+        for one in pool.map(stages.never_ends, range(5)):
+            if isinstance(one, Outcome):
+                found[one.item] = one
+            if len(found) == 4:  # only the one without end is left
+                clock.pace = 100.0
+    assert [found[item].record for item in range(5)] == [0, 1, 2, None, 4]
+    assert found[3].failure == "its worker died 2 times (silent for 60 s)"
+
+
+def test_a_worker_that_hangs_is_given_up_while_another_speaks(
+    ray_here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    run = RunSection(executor="ray", workers=2, cpus_per_worker=0.5, silence=60)
+    heard = []
+    with open_pool(run, partial(stages.make_counter, str(tmp_path))) as pool:
+        for one in pool.map(stages.hangs_beside_one_that_speaks, [0, 1]):
+            heard.append(one)
+            clock.now += 40.0 if isinstance(one, Underway) else 0.0  # 0 was just heard
+            if isinstance(one, Lost):
+                (tmp_path / "given up").touch()
+    lost = [(one.item, one.reason) for one in heard if isinstance(one, Lost)]
+    assert lost == [(1, "silent for 60 s")]
+    before = heard[: heard.index(next(one for one in heard if isinstance(one, Lost)))]
+    assert before
+    assert {type(one) for one in before} == {Underway}
+    assert sorted(one.record for one in heard if isinstance(one, Outcome)) == [0, 1]
 
 
 def test_ray_works_in_other_processes_and_inline_in_this_one(ray_here, tmp_path: Path) -> None:
@@ -128,6 +169,18 @@ def test_a_pool_without_work_makes_no_bench() -> None:
 
     with InlinePool(RunSection(executor="inline"), refuse) as pool:
         assert list(pool.map(stages.square, [])) == []
+
+
+@pytest.mark.parametrize(("has", "cores"), [(True, 3), (False, 8)])
+def test_cores_are_counted_where_the_system_knows_no_affinity(
+    has: bool, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if has:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 5}, raising=False)
+    else:
+        monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert worker_count(RunSection(executor="ray", cpus_per_worker=1)) == cores
 
 
 def decoded(stage, items, folder: Path, **options):
