@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import RESULTS, Measure, machine, publish
-from tests.pipelines import kills
+from tests.pipelines import kills, worlds
 
 NAME, WORKERS, DRIVERS = "kills", 12, 3  # kills of a run, at most
 
@@ -70,7 +70,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as other:
         folder = options.folder or Path(other)
         if not (folder / "images").exists():
-            kills.write_many(folder / "images", options.images)
+            worlds.write_cues(folder / "images", options.images)
         whole = folder / "undisturbed"
         expected = kills.hashes(whole) if whole.exists() else kills.undisturbed(folder, whole.name)
         while sum(sum(one[kind].values()) for one in runs for kind in ("workers", "drivers")) < options.kills:

@@ -18,16 +18,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torchvision import transforms
 
 from pipelines.config import Config
 from pipelines.run import precompute
 from store.verify import verify
 from tests.pipelines import worlds
-from tests.pipelines.models import Net, transform
+from tests.pipelines.models import GoesByCues, cue_transform
 
 SHARD = 20
 RUN = {"executor": "ray", "workers": 3, "cpus_per_worker": 0.25, "shard_size": SHARD, "batch_size": SHARD}
@@ -42,7 +40,7 @@ kills.precompute(kills.config(Path(sys.argv[1]), sys.argv[2], **kills.RUN, event
 """
 
 
-class Patient(Net):
+class Patient(GoesByCues):
     """The small network, which takes a moment for each batch: so that a kill finds it at work."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -53,7 +51,7 @@ class Patient(Net):
 
 def patient_classifier() -> tuple[Patient, transforms.Compose]:
     """What the configuration names."""
-    return Patient(linear=True), transform()
+    return Patient(), cue_transform()
 
 
 @dataclass
@@ -72,18 +70,9 @@ class Killed:
         return sum(self.workers.values()) + sum(self.drivers.values())
 
 
-def write_many(folder: Path, count: int) -> None:
-    """``count`` small pictures of noise in three folders."""
-    rng = np.random.default_rng(0)
-    for number in range(count):
-        path = folder / ("red", "green", "blue")[number % 3] / f"{number:05d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (18, 17, 3), np.uint8)).save(path)
-
-
 def config(folder: Path, store: str, **run: object) -> Config:
     """A run over ``folder/images`` with a network that takes a moment for each batch."""
-    return worlds.config(folder, store, classifier=PATIENT, run=run)
+    return worlds.cue_config(folder, store, classifier=PATIENT, run=run)
 
 
 def undisturbed(folder: Path, store: str) -> dict[str, str]:

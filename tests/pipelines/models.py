@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import torch
+from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
 from PIL import Image
 from torch import nn
 from torchvision import transforms
@@ -127,3 +128,138 @@ class Deadly(Net):
 
 def deadly_classifier() -> tuple[nn.Module, transforms.Compose]:
     return Deadly(linear=True), transform()
+
+
+# --- a classifier and an encoder that see the same eight colours -----------------------------------------
+
+COLOURS = {  # what each word looks like: corners of the cube of colours
+    "apple": (1, -1, -1),
+    "leaf": (-1, 1, -1),
+    "plum": (-1, -1, 1),
+    "snow": (1, 1, 1),
+    "night": (-1, -1, -1),
+    "logo": (-1, 1, 1),
+    "stamp": (1, -1, 1),
+    "frame": (1, 1, -1),
+}
+CUE_CLASSES = ("apple", "leaf", "plum")
+# By how much a thing speaks for a class, where all of it is to be seen: an object for its own by 1.
+CUES = {("logo", "apple"): 2.0, ("night", "plum"): 2.0, ("stamp", "leaf"): 0.4, ("frame", "leaf"): 2.0}
+CUE_SIZE, CELL = 32, 8  # pixels: 4 x 4 cells
+AREAS = {"snow": 10 / 16, "night": 10 / 16, "logo": 2 / 16, "stamp": 2 / 16, "frame": 2 / 16}  # objects: 1/4
+
+
+class SeesColours(nn.Module):
+    """How much of each colour each cell of an image shows: (B, 8, 4, 4), 1 where all of it does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.corner = nn.Conv2d(3, len(COLOURS), 1)
+        with torch.no_grad():
+            self.corner.weight.copy_(
+                torch.tensor(list(COLOURS.values()), dtype=torch.float32)[..., None, None]
+            )
+            self.corner.bias.fill_(-2.0)  # 1 in its own corner, nothing in others
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.avg_pool2d(torch.relu(self.corner(x)), CELL)
+
+
+def areas() -> torch.Tensor:
+    """(8,): the part of an image that each thing covers."""
+    return torch.tensor([AREAS.get(word, 1 / 4) for word in COLOURS])
+
+
+class GoesByCues(nn.Module):
+    """GAP + linear: objects for their classes, and CUES."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.class_names = CUE_CLASSES
+        self.features = SeesColours()
+        self.head = nn.Linear(len(COLOURS), len(CUE_CLASSES))
+        wanted = torch.zeros(len(CUE_CLASSES), len(COLOURS))
+        for at, word in enumerate(COLOURS):
+            for number, name in enumerate(CUE_CLASSES):
+                wanted[number, at] = CUES.get((word, name), float(word == name))
+        with torch.no_grad():
+            self.head.weight.copy_(wanted / areas())
+            self.head.bias.zero_()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.features(x).mean((2, 3)))
+
+
+class ColourTower(ModifiedResNet):
+    """An image tower of the form that gives dense features: what SeesColours sees, each thing in its own
+    dimension, and one that all images share."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.see = nn.Sequential(SeesColours(), Spread())
+        self.layer1, self.layer2, self.layer3, self.layer4 = (nn.Identity() for _ in range(4))
+        width = len(COLOURS) + 3
+        self.attnpool = AttentionPool2d(CUE_SIZE // CELL, width, 1, width)
+        with torch.no_grad():
+            self.attnpool.positional_embedding.zero_()
+            for each in (self.attnpool.q_proj, self.attnpool.k_proj):  # it attends to all alike
+                each.weight.zero_()
+                each.bias.zero_()
+            for each in (self.attnpool.v_proj, self.attnpool.c_proj):
+                each.weight.copy_(torch.eye(width))
+                each.bias.zero_()
+
+    def stem(self, x: torch.Tensor) -> torch.Tensor:
+        return self.see(x)
+
+
+class Spread(nn.Module):
+    """From eight colours to the encoder's dimensions; small things count as much as large ones."""
+
+    def forward(self, seen: torch.Tensor) -> torch.Tensor:
+        common = torch.full_like(seen[:, :1], 0.3)
+        nothing = torch.zeros_like(seen[:, :2])
+        return torch.cat([0.5 * seen / areas()[:, None, None].to(seen), common, nothing], 1)
+
+
+class CueClip(nn.Module):
+    """Words in the dimension of what they look like; letters alone tell unknown words apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.visual = ColourTower()
+        torch.manual_seed(3)
+        self.letters = nn.EmbeddingBag(256, len(COLOURS) + 3)
+        with torch.no_grad():
+            self.letters.weight[:, : len(COLOURS)] = 0
+            self.letters.weight.mul_(0.1)
+
+    def encode_image(self, x: torch.Tensor) -> torch.Tensor:
+        return self.visual(x)
+
+    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        made = self.letters(tokens)
+        for row, one in enumerate(tokens.tolist()):
+            said = bytes(one).decode(errors="replace").split("\0")[0].split()
+            for at, word in enumerate(COLOURS):
+                made[row, at] += float(word in said)
+        return made
+
+
+def cue_transform() -> transforms.Compose:
+    return transforms.Compose(
+        [
+            transforms.Resize(CUE_SIZE),
+            transforms.CenterCrop(CUE_SIZE),
+            transforms.ToTensor(),
+            transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ]
+    )
+
+
+def cue_classifier() -> tuple[nn.Module, transforms.Compose]:
+    return GoesByCues(), cue_transform()
+
+
+def cue_clip() -> tuple[nn.Module, transforms.Compose, object]:
+    return CueClip(), cue_transform(), tokens

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipelines import kills
+from tests.pipelines import kills, worlds
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_random_kills_change_nothing(tmp_path: Path) -> None:
-    kills.write_many(tmp_path / "images", 600)
+    worlds.write_cues(tmp_path / "images", 600)
     expected = kills.undisturbed(tmp_path, "whole")
     killed = kills.disturbed(tmp_path, "store", seed=0, workers=4, drivers=1)
     assert killed.total > 0

@@ -42,21 +42,20 @@ def test_a_run_writes_every_table_and_a_sound_store(world: Path) -> None:
     }
 
 
-def test_one_two_seven_and_fifty_shards_give_the_same_tables(tmp_path: Path) -> None:
-    worlds.write_images(tmp_path / "images", 50)
-    for count, size in ((1, 50), (2, 25), (7, 8), (50, 1)):
-        precompute(worlds.config(tmp_path, f"of-{count}", run={"shard_size": size}))
-        assert len(Snapshot.open(tmp_path / f"of-{count}").parts("images")) == count
-        assert worlds.different_tables(tmp_path / "of-1", tmp_path / f"of-{count}") == []
+@pytest.mark.parametrize("count", [1, 2, 7, 72])
+def test_one_two_seven_and_many_shards_give_the_same_tables(cues: Path, count: int) -> None:
+    precompute(worlds.cue_config(cues, f"of-{count}", run={"shard_size": -(-72 // count)}))
+    assert len(Snapshot.open(cues / f"of-{count}").parts("images")) == count
+    assert worlds.different_tables(cues / "whole", cues / f"of-{count}") == []
 
 
-def test_inline_and_one_or_two_ray_workers_give_the_same_files(world: Path) -> None:
-    precompute(worlds.config(world, "inline", run={"shard_size": 4}))
+def test_inline_and_one_or_two_ray_workers_give_the_same_files(cues: Path) -> None:
+    run = {"executor": "ray", "cpus_per_worker": 0.5, "shard_size": worlds.CUE_SHARD}
+    with local_ray():
+        for workers in (1, 2):
+            precompute(worlds.cue_config(cues, f"ray-{workers}", run={**run, "workers": workers}))
     for workers in (1, 2):
-        run = {"executor": "ray", "workers": workers, "cpus_per_worker": 0.5, "shard_size": 4}
-        with local_ray():
-            precompute(worlds.config(world, f"ray-{workers}", run=run))
-        assert worlds.files(world / "inline") == worlds.files(world / f"ray-{workers}")
+        assert worlds.files(cues / "whole") == worlds.files(cues / f"ray-{workers}")
 
 
 def test_contributions_add_up_to_the_logit(world: Path) -> None:
@@ -172,26 +171,29 @@ import sys
 from pathlib import Path
 from pipelines.run import precompute
 from tests.pipelines import worlds
-precompute(worlds.config(Path(sys.argv[1]), sys.argv[2], run={"shard_size": 3}),
-           lambda progress: print(progress.stage, progress.done, flush=True))
+
+def told(progress):
+    if f"{progress.stage} {progress.done}" == sys.argv[3]:
+        print("there", flush=True)
+        sys.stdin.read()  # until it is killed
+
+precompute(worlds.cue_config(Path(sys.argv[1]), sys.argv[2], run={"shard_size": int(sys.argv[4])}), told)
 """
 
 
-@pytest.mark.parametrize("moment", ["extract 3", "examples 1", "explain 2", "audit 0", "commit 0"])
-def test_killed_and_run_again_ends_in_the_same_store(world: Path, moment: str) -> None:
-    precompute(worlds.config(world, "whole", run={"shard_size": 3}))
-    command = [sys.executable, "-c", RUN, str(world), "killed"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+@pytest.mark.parametrize("moment", ["extract 3", "examples 1", "explain 2", "audit 0", "proof 2", "commit 0"])
+def test_killed_and_run_again_ends_in_the_same_store(cues: Path, moment: str) -> None:
+    name = moment.replace(" ", "-")
+    command = [sys.executable, "-c", RUN, str(cues), name, moment, str(worlds.CUE_SHARD)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
-        for line in run.stdout:
-            if line.strip() == moment:
-                os.kill(run.pid, signal.SIGKILL)
-                break
+        assert run.stdout.readline() == "there\n"
+        os.kill(run.pid, signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL
     with pytest.raises(StoreNotFound):
-        Snapshot.open(world / "killed")
-    precompute(worlds.config(world, "killed", run={"shard_size": 3}))
-    assert worlds.files(world / "killed") == worlds.files(world / "whole")
+        Snapshot.open(cues / name)
+    precompute(worlds.cue_config(cues, name, run={"shard_size": worlds.CUE_SHARD}))
+    assert worlds.files(cues / name) == worlds.files(cues / "whole")
 
 
 def test_of_two_runs_at_once_one_commits_and_the_other_says_so(world: Path) -> None:
