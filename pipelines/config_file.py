@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from pipelines.config import Config, NamedClassifier
+from store.addresses import scheme_of
 from store.errors import ConfigError
 
 RESERVED = ("snapshots", "work", "parts", "indexes")  # folders of a store's own
@@ -145,7 +146,7 @@ def _keys_at(location: list[str]) -> list[str]:
 
 def _with_absolute_paths(config: Config, base: Path) -> Config:
     def absolute(value: str | None) -> str | None:
-        if value is None or "://" in value or value == "builtin":
+        if value is None or value == "builtin" or scheme_of(value):
             return value
         return str((base / value).resolve())
 

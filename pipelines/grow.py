@@ -26,6 +26,7 @@ from pipelines.labels import class_ids_of, read_aliases
 from pipelines.run import Run, carry_out
 from pipelines.sources import list_source, named
 from pipelines.spread import Progress, Report
+from store.addresses import scheme_of
 from store.errors import ConfigError, ModelError, RunIncomplete, SnapshotConflict
 from store.manifest import Manifest, read_manifest
 from store.reader import Snapshot
@@ -72,7 +73,7 @@ def add(
     """
     started = time.monotonic()
     report(Progress("plan", 0, 1))
-    if "://" not in images.uri:
+    if not scheme_of(images.uri):
         images = images.model_copy(update={"uri": str(Path(images.uri).resolve())})
     storage = open_storage(store)
     base = read_manifest(storage)

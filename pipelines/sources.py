@@ -220,7 +220,7 @@ def list_source(images: ImagesSection, prefix: str | None = None) -> pa.Table:
     """
     storage, whole = open_source(images)
     prefix = whole if prefix is None else prefix
-    rows = LISTINGS[images.format](storage, storage.scan(prefix), images).sort_by("uri")
+    rows = LISTINGS[images.format](storage, storage.scan(prefix, follow_links=True), images).sort_by("uri")
     if rows.num_rows == 0:
         raise SourceError(
             f"No image was found (format: {images.format}).",

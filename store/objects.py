@@ -6,21 +6,25 @@ pieces that become visible together when the last one is in.
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from threading import Lock
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
 
 import obstore
 import pyarrow as pa
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import MemoryStore, from_url
 
+from store.addresses import split_bucket
 from store.errors import SnapshotConflict, StorageUnavailable
 from store.storage import Entry, RangeFile, checked_path, step
 
 RETRIES: Any = {"max_retries": 8, "retry_timeout": timedelta(minutes=1)}
+FIX = (
+    "Check the bucket's name, and credentials, region and endpoint in the environment. Profiles and SSO of "
+    "the AWS command line are not read: `aws configure export-credentials --format env` gives their keys."
+)
 _memories: dict[str, MemoryStore] = {}
 _memories_lock = Lock()
 
@@ -29,14 +33,14 @@ class ObjectStorage:
     """A bucket's prefix. ``memory://name`` lives as long as the process and is shared within it."""
 
     def __init__(self, uri: str) -> None:
-        self._uri = uri.rstrip("/")
-        self._store, self._prefix = _client(self._uri)
+        scheme, bucket, path = split_bucket(uri)
+        self._uri = uri.removesuffix("/")
+        self._prefix = f"{path}/" if path else ""
+        self._store = _client(scheme, bucket)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (
-            ObjectStorage,
-            (self._uri,),
-        )  # clients do not cross processes; settings are in the environment
+        # Clients do not cross processes; their settings are in the environment.
+        return (ObjectStorage, (self._uri,))
 
     @property
     def uri(self) -> str:
@@ -48,7 +52,7 @@ class ObjectStorage:
 
     def put(self, path: str, data: bytes | BinaryIO, *, if_absent: bool = False) -> None:
         """One atomic put; conditional where ``if_absent``."""
-        with _named_errors(self._uri, path):
+        with named_errors(self._uri, path):
             step("put:begun")
             if if_absent:
                 obstore.put(self._store, self._at(path), data, mode="create", use_multipart=False)
@@ -58,12 +62,12 @@ class ObjectStorage:
 
     def read(self, path: str) -> bytes:
         """The whole object."""
-        with _named_errors(self._uri, path):
+        with named_errors(self._uri, path):
             return bytes(obstore.get(self._store, self._at(path)).bytes())
 
     def read_range(self, path: str, start: int, length: int) -> bytes:
         """``length`` bytes from ``start``, fewer where the object ends before."""
-        with _named_errors(self._uri, path):
+        with named_errors(self._uri, path):
             try:
                 return bytes(obstore.get_range(self._store, self._at(path), start=start, length=length))
             except BaseError:
@@ -85,21 +89,21 @@ class ObjectStorage:
 
     def size(self, path: str) -> int:
         """Bytes of the object."""
-        with _named_errors(self._uri, path):
+        with named_errors(self._uri, path):
             return int(obstore.head(self._store, self._at(path))["size"])
 
     def list(self, prefix: str = "") -> list[str]:
         """Sorted paths that start with ``prefix``."""
         folder = self._prefix + prefix.rpartition("/")[0]
-        with _named_errors(self._uri, prefix):
+        with named_errors(self._uri, prefix):
             pages = obstore.list(self._store, prefix=folder or None)
             found = [item["path"].removeprefix(self._prefix) for page in pages for item in page]
         return sorted(path for path in found if path.startswith(prefix))
 
-    def scan(self, prefix: str = "") -> Iterator[Entry]:
+    def scan(self, prefix: str = "", *, follow_links: bool = False) -> Iterator[Entry]:
         """Objects that start with ``prefix``, by pages; the stamp is the e-tag where the service has one."""
         folder = self._prefix + prefix.rpartition("/")[0]
-        with _named_errors(self._uri, prefix):
+        with named_errors(self._uri, prefix):
             for page in obstore.list(self._store, prefix=folder or None):
                 for item in page:
                     path = item["path"].removeprefix(self._prefix)
@@ -108,34 +112,39 @@ class ObjectStorage:
                         stamp = str(item["e_tag"] or written)
                         yield Entry(path, int(item["size"]), stamp, written.timestamp())
 
-    def delete(self, path: str) -> None:
-        """Remove the object; nothing happens where there is none."""
-        try:
-            with _named_errors(self._uri, path):
-                obstore.delete(self._store, self._at(path))
-        except FileNotFoundError:
-            pass
+    def delete(self, *paths: str) -> None:
+        """Remove the objects, a thousand a request where the service takes lists; nothing happens where there
+        is none."""
+        if not paths:
+            return
+        keys = [self._at(path) for path in paths]
+        with named_errors(self._uri, paths[0]):
+            try:
+                obstore.delete(self._store, keys)
+            except NotFoundError:  # a service without lists stops at the first one that is gone
+                for key in keys:
+                    with suppress(NotFoundError):
+                        obstore.delete(self._store, key)
 
 
-def _client(uri: str) -> tuple[Any, str]:
-    """The bucket's client and the prefix, with its slash, under which the store lies."""
-    parts = urlsplit(uri)
-    prefix = parts.path.strip("/") + "/" if parts.path.strip("/") else ""
-    if parts.scheme == "memory":
+def _client(scheme: str, bucket: str) -> Any:
+    if scheme == "memory":
         with _memories_lock:
-            return _memories.setdefault(parts.netloc, MemoryStore()), prefix
+            return _memories.setdefault(bucket, MemoryStore())
+    address = f"{scheme}://{bucket}"
     options: dict[str, Any] = {"retry_config": RETRIES}
     endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
     if endpoint.startswith("http://"):
         options["client_options"] = {"allow_http": True}  # the user named an unencrypted endpoint on purpose
     try:
-        return from_url(f"{parts.scheme}://{parts.netloc}", **options), prefix
+        return from_url(address, **options)
     except (BaseError, ValueError) as error:
-        raise StorageUnavailable(f"Cannot open this object store: {error}", where=uri) from error
+        raise StorageUnavailable(f"Cannot open this object store: {error}", where=address) from error
 
 
 @contextmanager
-def _named_errors(uri: str, path: str) -> Iterator[None]:
+def named_errors(uri: str, path: str) -> Iterator[None]:
+    """The client's errors as named cases; a missing object is ``FileNotFoundError``."""
     where = f"{uri}/{path}"
     try:
         yield
@@ -143,9 +152,9 @@ def _named_errors(uri: str, path: str) -> Iterator[None]:
         raise SnapshotConflict("Already written by someone else.", where=where) from None
     except (NotFoundError, FileNotFoundError):
         raise FileNotFoundError(where) from None
-    except (BaseError, OSError) as error:
+    except (BaseError, OSError, ValueError) as error:  # ValueError: a path that the client does not take
         raise StorageUnavailable(
             f"The object store did not answer as it should: {str(error).splitlines()[0]}",
             where=where,
-            fix="Check the bucket's name, and credentials and endpoint in the environment.",
+            fix=FIX,
         ) from error

@@ -5,7 +5,6 @@ from a folder to a bucket and back. A file appears whole or not at all: locally 
 temporary name, flushed to disk and renamed; an object store's put is atomic by itself.
 """
 
-import errno
 import io
 import os
 import re
@@ -13,21 +12,28 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 
-from store.errors import Damaged, SnapshotConflict, StorageFull, StorageUnavailable
+from store.addresses import OBJECT_SCHEMES, local_path, scheme_of
+from store.errors import ConfigError, Damaged
+from store.files import (
+    TEMPORARY,
+    flush_folder,
+    is_file,
+    make_folder,
+    named_errors,
+    place_if_absent,
+    refuse_links,
+    walk,
+)
 
-TEMPORARY = ".tmp-"
-OBJECT_SCHEMES = ("s3", "s3a", "gs", "az", "memory")
 CONCURRENT = 16  # requests at a time
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_NAME = rf"(?!\.\.?(?:/|\Z)|{re.escape(TEMPORARY)})[^/\\]+"
+_NAME = rf"(?!\.\.?(?:/|\Z)|{re.escape(TEMPORARY)})[^/\\\0]+"
 _INSIDE = re.compile(rf"{_NAME}(?:/{_NAME})*")
 
 
@@ -36,7 +42,10 @@ R = TypeVar("R")
 
 
 class Storage(Protocol):
-    """Bytes by relative path. A missing file is ``FileNotFoundError``, all else ``StorageUnavailable``."""
+    """Bytes by relative path. A missing file is ``FileNotFoundError``, all else ``StorageUnavailable``.
+
+    Links on a disk are never followed to write, to delete or to list; only ``scan`` does on request.
+    """
 
     @property
     def uri(self) -> str:
@@ -63,11 +72,11 @@ class Storage(Protocol):
     def list(self, prefix: str = "") -> list[str]:
         """Sorted paths that start with ``prefix``; unfinished files are not among them."""
 
-    def scan(self, prefix: str = "") -> Iterator["Entry"]:
-        """Files that start with ``prefix``, in any order, one at a time; links to folders are followed."""
+    def scan(self, prefix: str = "", *, follow_links: bool = False) -> Iterator["Entry"]:
+        """Files that start with ``prefix``, in any order, one at a time; links to folders only on request."""
 
-    def delete(self, path: str) -> None:
-        """Remove the file; nothing happens where there is none."""
+    def delete(self, *paths: str) -> None:
+        """Remove the files, in as few requests as there can be; nothing happens where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +96,18 @@ def open_storage(uri: str | Path) -> Storage:
 
     Nothing is created or contacted yet. Object stores take their settings from the usual environment
     variables (``AWS_ACCESS_KEY_ID``, ``AWS_REGION``, ``AWS_ENDPOINT_URL``, ``GOOGLE_APPLICATION_CREDENTIALS``
-    ...).
+    ...). Raises ConfigError for an address that names no place.
     """
     text = str(uri)
-    scheme = text.split("://", 1)[0].lower() if "://" in text else ""
+    scheme = scheme_of(text)
     if scheme in OBJECT_SCHEMES:
         from store.objects import ObjectStorage  # the client costs 50 ms: only those who need it pay
 
         return ObjectStorage(text)
     if scheme == "file":
-        return LocalStorage(Path(unquote(urlsplit(text).path)))
+        return LocalStorage(Path(local_path(text)))
     if scheme:
-        raise StorageUnavailable(
+        raise ConfigError(
             f"Storage of kind {scheme!r} is not supported.",
             where=text,
             fix=f"Use a folder or one of: {', '.join(s + '://' for s in OBJECT_SCHEMES)}",
@@ -140,8 +149,9 @@ class LocalStorage:
         """Temporary name, write, flush to disk, rename, flush the folder."""
         target = self._at(path)
         temporary = target.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
-        with _named_errors(self.uri, path):
-            _make_folder(target.parent)
+        with named_errors(self.uri, path):
+            refuse_links(self.root, path)
+            make_folder(target.parent)
             try:
                 step("put:begun")
                 with open(temporary, "xb") as file:
@@ -151,120 +161,63 @@ class LocalStorage:
                     os.fsync(file.fileno())
                 step("put:flushed")
                 if if_absent:
-                    _link_if_absent(temporary, target)
+                    place_if_absent(temporary, target)
                 else:
                     temporary.replace(target)
                 step("put:visible")
-                _flush_folder(target.parent)
+                flush_folder(target.parent)
             finally:
                 with suppress(OSError):
                     temporary.unlink()
 
     def read(self, path: str) -> bytes:
         """The whole file."""
-        with _named_errors(self.uri, path):
+        with named_errors(self.uri, path):
             return self._at(path).read_bytes()
 
     def read_range(self, path: str, start: int, length: int) -> bytes:
         """``length`` bytes from ``start``, fewer where the file ends before."""
-        with _named_errors(self.uri, path), open(self._at(path), "rb") as file:
+        with named_errors(self.uri, path), open(self._at(path), "rb") as file:
             file.seek(start)
             return file.read(length)
 
     def open(self, path: str) -> pa.NativeFile:
         """Plain file access: a memory map would crash the process where a file is cut short underneath it."""
-        with _named_errors(self.uri, path):
+        with named_errors(self.uri, path):
             return pa.OSFile(str(self._at(path)), mode="r")
 
     def exists(self, path: str) -> bool:
         """Whether the file is there, whole."""
-        return self._at(path).is_file()
+        with named_errors(self.uri, path):
+            return is_file(self._at(path))
 
     def size(self, path: str) -> int:
         """Bytes of the file."""
-        with _named_errors(self.uri, path):
+        with named_errors(self.uri, path):
             return self._at(path).stat().st_size
 
     def list(self, prefix: str = "") -> list[str]:
         """Sorted paths that start with ``prefix``; unfinished files are not among them."""
-        folder = self.root / prefix.rpartition("/")[0]
-        found = (file.relative_to(self.root).as_posix() for file in _files_under(folder))
-        return sorted(path for path in found if path.startswith(prefix))
+        with named_errors(self.uri, prefix):
+            refuse_links(self.root, prefix)
+            return sorted(path for path, _ in walk(self.root, prefix, follow_links=False))
 
-    def scan(self, prefix: str = "") -> Iterator[Entry]:
+    def scan(self, prefix: str = "", *, follow_links: bool = False) -> Iterator[Entry]:
         """Files that start with ``prefix``; the stamp is the time of the last change, in nanoseconds."""
-        with _named_errors(self.uri, prefix):
-            waiting = [prefix.rpartition("/")[0]]
-            while waiting:
-                folder = waiting.pop()
-                try:
-                    found = os.scandir(self.root / folder)
-                except OSError:
-                    continue
-                with found:
-                    for file in found:
-                        path = f"{folder}/{file.name}" if folder else file.name
-                        if file.is_dir():
-                            waiting.append(path)
-                        elif path.startswith(prefix) and _is_finished(file):
-                            status = file.stat()
-                            yield Entry(path, status.st_size, str(status.st_mtime_ns), status.st_mtime)
+        with named_errors(self.uri, prefix):
+            if not follow_links:
+                refuse_links(self.root, prefix)
+            for path, file in walk(self.root, prefix, follow_links=follow_links):
+                with suppress(FileNotFoundError):  # gone since it was listed
+                    status = file.stat()
+                    yield Entry(path, status.st_size, str(status.st_mtime_ns), status.st_mtime)
 
-    def delete(self, path: str) -> None:
-        """Remove the file; nothing happens where there is none."""
-        with _named_errors(self.uri, path):
-            self._at(path).unlink(missing_ok=True)
-
-
-def _is_finished(file: "os.DirEntry[str]") -> bool:
-    return not file.name.startswith(TEMPORARY) and file.is_file()
-
-
-def _files_under(folder: Path) -> Iterator[Path]:
-    for parent, _, names in os.walk(folder):
-        yield from (Path(parent) / name for name in names if not name.startswith(TEMPORARY))
-
-
-def _link_if_absent(temporary: Path, target: Path) -> None:
-    """A hard link appears with its whole content and fails where the name is taken; rename overwrites."""
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
-        raise SnapshotConflict("Already written by someone else.", where=target) from None
-
-
-def _make_folder(folder: Path) -> None:
-    """With its parents, each flushed to disk in the folder above it."""
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for one in reversed(missing):
-        _flush_folder(one.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _named_errors(uri: str, path: str) -> Iterator[None]:
-    """Operating system errors as named cases; a missing file stays ``FileNotFoundError``."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        where = f"{uri}/{path}"
-        if error.errno in _FULL:
-            raise StorageFull(
-                "No space left to write the store; nothing of it was committed.",
-                where=where,
-                fix="Make space and run the same command again: finished parts are kept.",
-            ) from error
-        raise StorageUnavailable(f"Cannot use this file: {error.strerror or error}.", where=where) from error
+    def delete(self, *paths: str) -> None:
+        """Remove the files; nothing happens where there is none."""
+        for path in paths:
+            with named_errors(self.uri, path):
+                refuse_links(self.root, path)
+                self._at(path).unlink(missing_ok=True)
 
 
 def concurrently(work: Callable[[T], R], items: Sequence[T]) -> list[R]:

@@ -55,6 +55,10 @@ def test_shrinkage_is_in_its_range_or_named(shrinkage: object) -> None:
     assert "directions.shrinkage" in refused(directions={"shrinkage": shrinkage})
 
 
+def test_a_store_with_one_slash_in_its_address_is_no_folder() -> None:
+    assert refused(store="s3:/bucket/x") == "An address has two slashes after the colon."
+
+
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     path = tmp_path / "sub" / "run.yaml"
     path.parent.mkdir()

@@ -92,6 +92,13 @@ def test_links_to_folders_are_followed(tmp_path: Path) -> None:
     assert plan(tmp_path / "set").rows["uri"].to_pylist() == ["linked/1.png"]
 
 
+def test_a_link_to_its_own_folder_is_passed_over(tmp_path: Path) -> None:
+    write(tmp_path, "real/a.png")
+    (tmp_path / "real" / "again").symlink_to(tmp_path / "real")
+    (tmp_path / "up").symlink_to(tmp_path)
+    assert plan(tmp_path).rows["uri"].to_pylist() == ["real/a.png"]
+
+
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir()], ids=["missing", "empty"])
 def test_no_images_is_an_error_of_the_request(tmp_path: Path, make) -> None:
     make(tmp_path / "set")

@@ -78,11 +78,18 @@ def test_storage_calls(bucket):
     assert storage.read_range("a/ü 1", 8, 5) == b"89"
     assert storage.read_range("a/ü 1", 10, 5) == b""
     storage.delete("big")
-    storage.delete("big")
+    storage.delete("big", "none")
     assert not storage.exists("big")
     with pytest.raises(FileNotFoundError):
         storage.read("big")
     assert open_storage(f"{bucket}/x/a").list() == ["ü 1"]
+
+
+def test_names_with_letters_that_addresses_give_a_meaning_to(bucket):
+    for name in ("run#1", "run?2", "a%20b", "a+b"):
+        open_storage(f"{bucket}/odd/{name}").put("x", name.encode())
+    assert open_storage(f"{bucket}/odd").list() == ["a%20b/x", "a+b/x", "run#1/x", "run?2/x"]
+    assert open_storage(f"{bucket}/odd/run#1").read("x") == b"run#1"
 
 
 def test_of_many_writers_one_wins(bucket):
@@ -170,6 +177,7 @@ def test_no_bucket_and_no_server(bucket, server, monkeypatch):
     with pytest.raises(StorageUnavailable) as caught:
         open_storage(f"{bucket}/x").read("a")
     assert "endpoint" in caught.value.fix
+    assert "Profiles and SSO" in caught.value.fix
 
 
 def test_range_files_over_a_bucket(bucket):
