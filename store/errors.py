@@ -105,6 +105,10 @@ class EncoderMismatch(TextcamError):
     """The query's encoder is not the one that made the store."""
 
 
+class LimitReached(TextcamError):
+    """A query took more time or memory than it may."""
+
+
 class StorageUnavailable(TextcamError):
     """The disk or the object store did not take or give bytes."""
 

@@ -4,6 +4,11 @@ Given file paths instead, DuckDB would allow ``COPY ... TO`` onto those very fil
 off. Half floats are widened to float32 on the way, which DuckDB needs.
 """
 
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from threading import Event, Timer
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -11,11 +16,14 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from store.checked import CheckedFile
-from store.errors import Damaged, QueryError
+from store.errors import Damaged, LimitReached, QueryError
 from store.schema import tables
 
 if TYPE_CHECKING:
     from store.reader import Snapshot
+
+MEMORY = "50%"  # of this machine's, or of its container's; beyond it nothing goes to disk, the query ends
+BATCH_ROWS = 8192
 
 _LOCKED = (
     "SET python_enable_replacements = false",
@@ -25,7 +33,16 @@ _LOCKED = (
     "SET enable_external_access = false",
     "SET lock_configuration = true",
 )
-_READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
+_SKIPPED = r"(?:\s|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*"
+_EXPLAIN = re.compile(rf"{_SKIPPED}EXPLAIN\b{_SKIPPED}(?:ANALYZE\b|\([^()]*\))?", re.IGNORECASE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a query answers. ``schema`` has no name twice; ``batches`` are made as they are asked for."""
+
+    schema: pa.Schema
+    batches: Iterator[pa.RecordBatch]
 
 
 class SqlSource:
@@ -42,9 +59,12 @@ class SqlSource:
             self._data_sets[name] = ds.FileSystemDataset(fragments, schema, form)
             self._files += files
 
-    def connect(self) -> duckdb.DuckDBPyConnection:
-        """An in-memory session with one view for each table, an empty one where the snapshot lacks it."""
-        session = duckdb.connect(":memory:")
+    def connect(self, memory: str = MEMORY) -> duckdb.DuckDBPyConnection:
+        """An in-memory session with one view for each table, an empty one where the snapshot lacks it.
+
+        ``memory``: how much DuckDB may hold, a size ("4 GiB") or a part of the machine's ("50%").
+        """
+        session = duckdb.connect(":memory:", config={"memory_limit": memory})
         for name, data_set in self._data_sets.items():
             session.register(name, data_set)
         for statement in _LOCKED:
@@ -52,23 +72,118 @@ class SqlSource:
         return session
 
     def select(self, query: str) -> pa.Table:
-        """The answer to one SELECT (or EXPLAIN, DESCRIBE, SUMMARIZE ...) as an Arrow table.
+        """The whole answer to one statement that reads (SELECT, PIVOT, EXPLAIN, DESCRIBE, SUMMARIZE ...).
 
-        Raises ``QueryError`` for wrong or writing SQL and ``Damaged`` where the query meets a damaged file.
+        Of columns of one name the later ones get numbers, as DuckDB names them in a subquery. Raises
+        ``QueryError`` for wrong or writing SQL, ``LimitReached`` where it needs too much memory, and
+        ``Damaged`` where it meets a damaged file.
+        """
+        with self.stream(query) as answer:
+            return pa.Table.from_batches(answer.batches, answer.schema)
+
+    @contextmanager
+    def stream(
+        self, query: str, *, seconds: float | None = None, memory: str = MEMORY, batch_rows: int = BATCH_ROWS
+    ) -> Iterator[Answer]:
+        """The answer in batches, for as long as the context is open: memory does not grow with its rows.
+
+        After ``seconds``, taking the batches included, the query is interrupted: ``LimitReached``. The
+        batches raise what ``select`` raises.
         """
         for file in self._files:
             file.damage = None
-        with self.connect() as session:
+        late = Event()
+        with self.connect(memory) as session:
+
+            def stop() -> None:
+                late.set()
+                with suppress(duckdb.Error):  # it has just ended
+                    session.interrupt()
+
+            watch = Timer(seconds or 0, stop)
+            watch.daemon = True
+            if seconds is not None:
+                watch.start()
             try:
-                kinds = [statement.type for statement in session.extract_statements(query)]
-                if len(kinds) != 1 or kinds[0] not in _READS:
-                    what = "Only one statement that reads is allowed."
-                    raise QueryError(what, where=query.strip(), fix="Write one SELECT.")
-                return session.sql(query).to_arrow_table()
-            except duckdb.Error as error:
-                for what, where, fix in (file.damage for file in self._files if file.damage):
-                    raise Damaged(what, where=where, fix=fix) from None
-                raise QueryError(f"DuckDB refused the query: {error}", where=query.strip()) from None
+                with self._named_errors(query, seconds, late):
+                    if not _reads(session, query):
+                        what = "Only one statement that reads is allowed."
+                        raise QueryError(what, where=query.strip(), fix="Write one SELECT.")
+                    reader = session.sql(query).to_arrow_reader(batch_rows)
+                    schema = _named_once(reader.schema)
+                yield Answer(schema, self._batches(reader, schema, query, seconds, late))
+            finally:
+                watch.cancel()
+
+    def _batches(
+        self, reader: pa.RecordBatchReader, schema: pa.Schema, query: str, seconds: float | None, late: Event
+    ) -> Iterator[pa.RecordBatch]:
+        while True:
+            with self._named_errors(query, seconds, late):
+                batch = next(reader, None)
+                if late.is_set():  # between two batches there is nothing to interrupt
+                    raise duckdb.InterruptException("late")
+            if batch is None:
+                return
+            yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
+
+    @contextmanager
+    def _named_errors(self, query: str, seconds: float | None, late: Event) -> Iterator[None]:
+        """Errors of DuckDB, and those that Arrow makes of them when batches are taken."""
+        try:
+            yield
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            where = query.strip()
+            if late.is_set():
+                what = f"The query took longer than {seconds:g} seconds and was stopped."
+                fix = "Ask for fewer rows or columns, or allow more time (--seconds)."
+                raise LimitReached(what, where=where, fix=fix) from None
+            for what, damaged, fix in (file.damage for file in self._files if file.damage):
+                raise Damaged(what, where=damaged, fix=fix) from None
+            if isinstance(error, duckdb.OutOfMemoryException) or "Out of Memory Error" in str(error):
+                what = f"The query needs more memory than it may have: {str(error).splitlines()[0]}"
+                fix = "Ask for fewer rows or columns, sort less, or allow more memory (--memory)."
+                raise LimitReached(what, where=where, fix=fix) from None
+            raise QueryError(f"DuckDB refused the query: {error}", where=where) from None
+
+
+def _reads(session: duckdb.DuckDBPyConnection, query: str) -> bool:
+    """Whether this is one statement that reads and nothing else."""
+    statements = session.extract_statements(query)
+    if len(statements) != 1:
+        return False
+    kind = statements[0].type
+    if kind == duckdb.StatementType.SELECT:
+        return True
+    # EXPLAIN ANALYZE executes what it explains, so that must be allowed by itself.
+    if explained := _EXPLAIN.match(query):
+        return _reads(session, query[explained.end() :])
+    # PIVOT without a list of values is two statements to DuckDB: it makes a type for itself. What can stand
+    # in a subquery only reads.
+    return kind == duckdb.StatementType.MULTI and _reads_as_subquery(session, query)
+
+
+def _reads_as_subquery(session: duckdb.DuckDBPyConnection, query: str) -> bool:
+    try:
+        return len(session.extract_statements(f"SELECT * FROM (\n{query.strip().rstrip(';')}\n)")) == 1
+    except duckdb.Error:
+        return False
+
+
+def _named_once(schema: pa.Schema) -> pa.Schema:
+    """Equal names told apart as DuckDB does in a subquery: ``id``, ``id_1``, ``id_2``."""
+    names = _unique(schema.names)
+    return pa.schema([field.with_name(name) for field, name in zip(schema, names, strict=True)])
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    taken, made = {*names}, list[str]()
+    for name in names:
+        number, free = 1, name
+        while free in made or (free != name and free in taken):
+            free, number = f"{name}_{number}", number + 1
+        made.append(free)
+    return made
 
 
 def _widened(column: pa.Field) -> pa.Field:

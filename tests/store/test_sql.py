@@ -1,8 +1,10 @@
 """SQL over all tables: it reads the snapshot and can do nothing else."""
 
+import weakref
+
 import pytest
 
-from store.errors import QueryError
+from store.errors import Damaged, LimitReached, QueryError
 from store.reader import Snapshot
 from store.schema import TABLE_NAMES
 from tests.store.worlds import TinyWorld, tiny_store
@@ -58,7 +60,24 @@ def test_lists_unnest(snapshot):
 
 
 @pytest.mark.parametrize(
-    "query", ["DESCRIBE images", "EXPLAIN SELECT 1", "SUMMARIZE classes", "FROM texts LIMIT 1", "VALUES (1)"]
+    "query",
+    [
+        "DESCRIBE images",
+        "EXPLAIN SELECT 1",
+        "EXPLAIN ANALYZE SELECT count(*) FROM images",
+        "explain -- a comment\n analyze /* another */ FROM texts",
+        "EXPLAIN (ANALYZE, FORMAT JSON) SELECT 1",
+        "EXPLAIN PIVOT images ON label USING count(*)",
+        "SUMMARIZE classes",
+        "FROM texts LIMIT 1",
+        "VALUES (1)",
+        "PIVOT images ON prediction USING count(*) GROUP BY label",
+        "PIVOT images ON prediction IN (0, 1) USING count(*) GROUP BY label;",
+        "PIVOT_WIDER images ON prediction USING count(*) GROUP BY label",
+        "FROM (PIVOT images ON prediction USING count(*) GROUP BY label)",
+        "WITH p AS (PIVOT images ON label USING count(*)) SELECT * FROM p -- all",
+        "UNPIVOT (SELECT class_id, n_images FROM classes) ON class_id, n_images",
+    ],
 )
 def test_other_statements_that_read(snapshot, query):
     assert snapshot.sql(query).num_rows > 0
@@ -109,6 +128,15 @@ def test_other_statements_that_read(snapshot, query):
         "CHECKPOINT",
         "PREPARE p AS SELECT 1",
         "EXPLAIN ANALYZE COPY (SELECT 1) TO '{out}'",
+        "EXPLAIN ANALYZE CREATE TABLE t AS SELECT 1",
+        "EXPLAIN ANALYZE INSERT INTO images SELECT * FROM images",
+        "EXPLAIN /* ANALYZE */ DROP VIEW images",
+        "EXPLAIN (ANALYZE) CREATE VIEW v AS SELECT 1",
+        "EXPLAIN ANALYZE",
+        "CREATE TABLE t AS PIVOT images ON label USING count(*)",
+        "COPY (PIVOT images ON label USING count(*)) TO '{out}'",
+        "CREATE TYPE e AS ENUM (SELECT name FROM classes)",
+        "PIVOT images ON label USING count(*); DROP VIEW images",
         "SELECT * FROM query('COPY (SELECT 1) TO ''{out}'' ')",
         "SELECT * FROM query_table('{part}')",
         "SELECT * FROM WORLD",
@@ -158,3 +186,88 @@ def test_a_table_that_is_not_there_is_empty(snapshot):
     assert bare.sql("SELECT count(*) AS n FROM maps").to_pylist() == [{"n": 0}]
     assert not bare.has("maps")
     assert bare.table("maps").num_rows == 0
+
+
+# --- names ------------------------------------------------------------------------------------------------
+
+
+def test_two_columns_of_one_name_keep_their_values(snapshot):
+    found = snapshot.sql(
+        "SELECT a.class_id, b.class_id, a.name, b.name FROM classes a JOIN classes b "
+        "ON b.class_id = a.class_id + 1 ORDER BY a.class_id"
+    )
+    assert found.to_pylist() == [
+        {"class_id": 0, "class_id_1": 1, "name": "circle", "name_1": "square"},
+        {"class_id": 1, "class_id_1": 2, "name": "square", "name_1": "star"},
+    ]
+
+
+def test_a_name_that_is_there_is_not_given_again(snapshot):
+    assert snapshot.sql("SELECT 1 AS a, 2 AS a, 3 AS a_1, 4 AS a").to_pylist() == [
+        {"a": 1, "a_2": 2, "a_1": 3, "a_3": 4}
+    ]
+
+
+def test_a_subquery_names_them_likewise(snapshot):
+    twice = "SELECT a.class_id, b.class_id FROM classes a, classes b"
+    assert snapshot.sql(twice).column_names == snapshot.sql(f"SELECT * FROM ({twice})").column_names
+
+
+def test_pivot_answers(snapshot):
+    found = snapshot.sql(
+        "PIVOT images ON prediction USING count(*) GROUP BY label ORDER BY label"
+    ).to_pylist()
+    pairs = list(zip(WORLD.labels.tolist(), WORLD.predictions.tolist(), strict=True))
+    assert found == [
+        {"label": label, **{str(seen): pairs.count((label, seen)) for seen in sorted(set(WORLD.predictions))}}
+        for label in sorted(set(WORLD.labels.tolist()))
+    ]
+
+
+# --- bounds -----------------------------------------------------------------------------------------------
+
+ENDLESS = "SELECT count(*) FROM range(1000000000) a, range(1000000000) b WHERE (a.range + b.range) % 7 = 3"
+
+
+def counted(snapshot, query, **limits):
+    """Rows, columns, and the most batches that were held at a time."""
+    held, rows, most = [], 0, 0
+    with snapshot._sql().stream(query, **limits) as answer:
+        for batch in answer.batches:
+            assert batch.num_rows <= 8192
+            held = [one for one in held if one() is not None] + [weakref.ref(batch)]
+            rows, most = rows + batch.num_rows, max(most, len(held))
+    return rows, answer.schema.names, most
+
+
+def test_batches_are_made_as_they_are_asked_for(snapshot):
+    rows, names, most = counted(snapshot, "SELECT range AS a, 'text ' || range AS b FROM range(1000000)")
+    assert (rows, names) == (1_000_000, ["a", "b"])
+    assert most <= 2
+
+
+@pytest.mark.parametrize("query", [ENDLESS, "FROM range(1000000000000)"], ids=["one row", "many batches"])
+def test_a_query_that_takes_too_long_is_stopped(snapshot, query):
+    with pytest.raises(LimitReached, match=r"longer than 0\.2 seconds"):
+        counted(snapshot, query, seconds=0.2)
+    assert counted(snapshot, "FROM classes", seconds=60)[0] == 3
+
+
+def test_a_query_that_needs_too_much_memory_is_refused(snapshot):
+    sorting = "SELECT range AS a, md5(range::VARCHAR) AS b FROM range(5000000) ORDER BY b"
+    with pytest.raises(LimitReached, match="more memory than it may have"):
+        counted(snapshot, sorting, memory="32 MiB")
+    assert counted(snapshot, "FROM range(5000000)", memory="32 MiB")[0] == 5_000_000
+
+
+def test_damage_that_is_met_on_the_way_is_named(tmp_path):
+    tiny_store(tmp_path / "s", WORLD)
+    opened = Snapshot.open(tmp_path / "s")
+    part = opened.parts("activations")[0]
+    opened._sql()  # its footers are read
+    data = bytearray((tmp_path / "s" / part.path).read_bytes())
+    data[len(data) // 3] ^= 1
+    (tmp_path / "s" / part.path).write_bytes(bytes(data))
+    with pytest.raises(Damaged, match="damaged") as caught:
+        counted(opened, "SELECT * FROM activations")
+    assert part.path in caught.value.where
