@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)
-	@$(BIN)/textcam demo --out $(OUT)
+	@$(BIN)/textcam demo -o $(OUT)
 
 test: $(READY)
 	@$(BIN)/python -m pytest -m "not slow"

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.options import AsJson, CsvFile, SnapshotNumber, Store, TrustCode
+from service.options import AnswerFile, AsCsv, AsJson, AsLines, Store, Stores, TrustCode
+from service.output import os_errors, say, say_error
+from service.places import ask_each, section
 from store.errors import ConfigError, TextcamError
 
 if TYPE_CHECKING:
@@ -33,34 +35,35 @@ class Among(StrEnum):
 def explain(
     store: Store,
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE...", help="Image files, or ids or URIs of the store's own.")
+        list[str], typer.Argument(metavar="IMAGE", help="Image files, or ids or URIs of the store's own.")
     ],
     class_name: Annotated[
         str | None, typer.Option("--class", metavar="NAME", help="Class to explain (default: the predicted).")
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Words, and groups shown, per image.")] = 5,
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="Words, and groups shown, per image.")] = 5,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Write the maps over the image here, as PNG.")
+        Path | None,
+        typer.Option("-o", "--out", metavar="DIR", help="Write the maps over the image here, as PNG."),
     ] = None,
     of_map: Annotated[
         Path | None,
         typer.Option("--map", metavar="FILE", help="A map of another tool (.npy, h x w) over one image."),
     ] = None,
     as_json: AsJson = False,
-    snapshot: SnapshotNumber = None,
+    as_lines: AsLines = False,
     trust_code: TrustCode = False,
 ) -> None:
     """Say in words what was looked for in images; draw where.
 
-    Example: textcam explain runs/birds photo.jpg --class heron --out overlays
+    Example: textcam explain runs/birds photo.jpg --class heron -o overlays
     """
     from service.originals import Originals
     from service.overlays import stem_of, write_overlays
-    from service.printing import explanation_lines, explanation_record, print_json
-    from store.reader import Snapshot
+    from service.printing import explanation_lines, explanation_record
+    from service.rows import json_of, print_json
     from textcam.query import Query
 
-    opened = Snapshot.open(store, snapshot)
+    opened = store.open()
     originals = cache(lambda: Originals(opened.manifest.config))  # made if an original is needed
     query = Query(opened, lambda uri: originals()(uri), trust_code=trust_code)
     if class_name is not None:
@@ -72,13 +75,15 @@ def explain(
             found = _explain_one(query, name, class_name, top, maps=out is not None, of_map=given)
             files = [] if out is None else write_overlays(found, stem_of(name, taken), out, top)
         except TextcamError as error:  # one bad image does not cost its neighbours their answers
-            print(f"error: {error}", file=sys.stderr)
+            say_error(error)
             failure = failure or error.exit_code
             continue
         if as_json:
             records.append(explanation_record(found, name, files, top))
+        elif as_lines:
+            say(json_of(explanation_record(found, name, files, top), None))
         else:
-            print("\n".join(explanation_lines(found, name, files, top)))
+            say(*explanation_lines(found, name, files, top))
     if as_json:
         print_json(records)
     if failure:
@@ -122,9 +127,10 @@ def search(
     store: Store,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="Any words.")],
     among: Annotated[Among, typer.Option("--in", help="What to search.")] = Among.channels,
-    top: Annotated[int, typer.Option(min=1, help="How many matches.")] = 10,
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="How many matches.")] = 10,
     as_json: AsJson = False,
-    snapshot: SnapshotNumber = None,
+    as_csv: AsCsv = False,
+    out: AnswerFile = None,
     trust_code: TrustCode = False,
 ) -> None:
     """Find channels, groups, classes, images or texts.
@@ -135,73 +141,106 @@ def search(
     """
     from dataclasses import asdict
 
-    from service.printing import print_json, print_rows
-    from textcam.query import Query
+    from service.rows import Form, print_records
 
-    query = Query.open(store, snapshot, trust_code=trust_code)
+    query = store.query(trust_code=trust_code)
     matches = [asdict(one) for one in query.search(text, among=among.value, top=top)]
-    if as_json:
-        print_json(matches)
-    else:
-        print_rows(matches, ["id", "similarity", "label"])
+    form = Form.of(as_json=as_json, as_csv=as_csv)
+    print_records(matches, form, ["id", "similarity", "label"], out)
 
 
 def report(
-    store: Store,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write the pages into.")],
+    store: Stores,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder to write the pages into.")],
+    as_json: AsJson = False,
 ) -> None:
     """Write a report that opens from disk, without a server.
 
     A folder of several classifiers' stores becomes one report that shows them side by side.
 
-    Example: textcam report runs/birds report
+    Example: textcam report runs/birds -o report
     """
     from service.pages import write_report
-    from store.collection import read_names
-    from store.storage import open_storage
+    from service.rows import print_json
 
-    names = read_names(open_storage(store))
-    if not names:
-        print(write_report(store, folder))
-        return
-    (label, first), *others = ((name, f"{store.rstrip('/')}/{name}") for name in names)
-    print(write_report(first, folder, label=label, compare_with=others))
+    (label, first), *others = ((name, one.open()) for name, one in store.stores().items())
+    index = write_report(first, out, label=label or None, compare_with=others)
+    if as_json:
+        print_json({"index": index})
+    else:
+        say(str(index))
 
 
-def info(store: Store, as_json: AsJson = False, snapshot: SnapshotNumber = None) -> None:
+def info(store: Stores, as_json: AsJson = False) -> None:
     """Say what a store holds: images, models, tables.
 
     Example: textcam info runs/birds
     """
-    from service.printing import info_lines, print_json
-    from textcam.query import Query
+    from service.printing import info_lines
+    from service.rows import print_json
 
-    told = Query.open(store, snapshot).info()
+    told = ask_each(store, lambda one: one.query().info())
     if as_json:
-        print_json(told)
+        print_json(told[""] if told.one else told)
     else:
-        print("\n".join(info_lines(told)))
+        for name, facts in told.items():
+            with section(name):
+                say(*info_lines(facts))
+    if told.code:
+        raise SystemExit(told.code)
 
 
 def sql(
     store: Store,
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="One SELECT over the tables (DuckDB).")],
+    query: Annotated[
+        str | None,
+        typer.Argument(metavar="QUERY", help="One SELECT over the tables (DuckDB); - reads it from stdin."),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("-f", "--file", metavar="FILE", help="Read the query from FILE.")
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="Stop the query after so long.")
+    ] = 600,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, metavar="GIB", help="Memory that it may use (default: half of what there is)."
+        ),
+    ] = None,
     as_json: AsJson = False,
-    csv: CsvFile = None,
-    snapshot: SnapshotNumber = None,
+    as_lines: AsLines = False,
+    as_csv: AsCsv = False,
+    out: AnswerFile = None,
 ) -> None:
     """Ask the tables anything in SQL, read-only.
 
+    Rows are printed as they come. Of columns of one name the later ones get numbers: class_id, class_id_1.
+
     Example: textcam sql runs/birds "SELECT name, accuracy FROM classes ORDER BY accuracy LIMIT 5"
     """
-    from service.printing import print_json, print_rows, write_csv
-    from textcam.query import Query
+    from service.rows import Form, print_batches
+    from store.sql import MEMORY, SqlSource
 
-    answer = Query.open(store, snapshot).sql(query)
-    rows = answer.to_pylist()
-    if csv is not None:
-        write_csv(rows, csv, answer.column_names)
-    if as_json:
-        print_json(rows)
-    elif csv is None:
-        print_rows(rows, answer.column_names)
+    text = _query_text(query, file)
+    source = SqlSource(store.open())
+    allowed = MEMORY if memory is None else f"{memory * 1024:.0f} MiB"
+    with source.stream(text, seconds=seconds, memory=allowed) as answer:
+        form = Form.of(as_json=as_json, as_csv=as_csv, as_lines=as_lines)
+        print_batches(answer.schema, answer.batches, form, out)
+
+
+def _query_text(query: str | None, file: Path | None) -> str:
+    if file is None and query is None:
+        raise ConfigError(
+            "There is no query.", where="QUERY", fix="Write one, or - to read it from stdin, or -f FILE."
+        )
+    try:
+        if query == "-":
+            return sys.stdin.read()
+        if file is None:
+            return query or ""
+        with os_errors("The query cannot be read", file):
+            return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"The query is no UTF-8 text: {error}.", where=file or "stdin") from None

@@ -1,27 +1,25 @@
 """How the audit is printed and written: findings, slices, the data's own associations, a corrected head."""
 
 import json
-import sys
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict
-from errno import ENOSPC
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from service.printing import finding_line, finding_record, finding_row, print_json, print_rows, write_csv
+from service.output import new_file, os_errors, say
+from service.places import Answers
+from service.printing import finding_line, finding_record, finding_row
+from service.rows import Aligned, Form, print_json, print_lines, print_records, write_csv
 from service.wording import number, percent
-from store.errors import StorageFull, StorageUnavailable
+from textcam.audit import Finding
 from textcam.slices import SLICES
 from textcam.tensor_file import tensor_bytes
 
 if TYPE_CHECKING:
     from textcam.association import Association, Double
-    from textcam.audit import Finding
     from textcam.matching import Matched
     from textcam.query import Query
     from textcam.suppress import GroupAccuracy, Suppressed
@@ -29,22 +27,55 @@ if TYPE_CHECKING:
 _SHOWN_DOUBLES = 10
 
 
-def print_findings(
-    query: "Query", found: "Sequence[Finding]", *, matched: bool, as_json: bool, csv: Path | None
-) -> None:
-    """Findings as sentences, JSON or CSV."""
+_FINDING_COLUMNS = [
+    *(field.name for field in fields(Finding)),
+    "class_name",
+    "text",
+    "sentence",
+    "mark",
+    "note",
+]
+
+
+class Told(NamedTuple):
+    """Findings of a store: their rows for JSON and CSV, and the line of each."""
+
+    records: list[dict[str, Any]]
+    lines: list[str]
+
+
+def told_findings(query: "Query", top: int, *, matched: bool) -> Told:
+    """The first ``top`` findings."""
+    found = query.findings()[:top]
     rows = [finding_row(query, finding) for finding in found]
-    records, lines = [finding_record(row) for row in rows], [finding_line(row) for row in rows]
+    told = Told([finding_record(row) for row in rows], [finding_line(row) for row in rows])
     if matched and rows:
         for place, one in enumerate(query.audit.matched(found)):
-            records[place]["matched"] = one._asdict()
-            lines[place] += f" {_matched_words(one)}"
-    if csv is not None:
-        write_csv(records, csv)
-    if as_json:
-        print_json(records)
-    elif csv is None:
-        print("\n".join(lines) if lines else "no findings")
+            told.records[place]["matched"] = one._asdict()
+            told.lines[place] += f" {_matched_words(one)}"
+    return told
+
+
+def print_findings(answers: Answers[Told], form: Form, out: Path | None) -> None:
+    """Findings of a store, or of each store of a folder by its name: as sentences, JSON or CSV."""
+    if form is Form.json:
+        records = {name: told.records for name, told in answers.items()}
+        print_json(records[""] if answers.one else records, out)
+    elif form is Form.csv:
+        named = [
+            {**({} if answers.one else {"store": name}), **record}
+            for name, told in answers.items()
+            for record in told.records
+        ]
+        print_records(named, form, _FINDING_COLUMNS, out)
+    else:
+        print_lines((line for name, told in answers.items() for line in _titled(name, told.lines)), out)
+
+
+def _titled(name: str, lines: Sequence[str]) -> list[str]:
+    """The name of a store of several, its lines, and an empty one."""
+    said = list(lines) or ["no findings"]
+    return [name, *said, ""] if name else said
 
 
 def _matched_words(one: "Matched") -> str:
@@ -57,64 +88,52 @@ def _matched_words(one: "Matched") -> str:
 # --- slices ---------------------------------------------------------------------------------------------
 
 
-def write_slices(
-    query: "Query", found: "Sequence[Finding]", folder: Path, file_format: str, *, as_json: bool
-) -> None:
-    """``slices`` and ``label_suspects`` in ``folder``, and a line about each (on stderr beside JSON). Slices
-    are written shard by shard: memory does not grow with their number. Raises StorageUnavailable, or
-    StorageFull."""
+def write_slices(query: "Query", found: "Sequence[Finding]", folder: Path, kind: str) -> list[dict[str, Any]]:
+    """``slices`` and ``label_suspects`` in ``folder``, as ``csv`` or ``parquet``; file and rows of each.
+
+    Slices are written shard by shard: memory does not grow with their number. Raises StorageUnavailable, or
+    StorageFull.
+    """
     suspects = query.audit.label_suspects()
+    written = []
     for name, schema, batches in (
         ("slices", SLICES, query.audit.slice_batches(found)),
         ("label_suspects", suspects.schema, suspects.to_batches()),
     ):
-        path = folder / f"{name}.{file_format}"
-        try:
+        path, what = folder / f"{name}.{kind}", "The slices cannot be written"
+        with os_errors(what, folder):
             folder.mkdir(parents=True, exist_ok=True)
-            rows = _write_batches(path, schema, batches)
-        except OSError as error:
-            refuse = StorageFull if error.errno == ENOSPC else StorageUnavailable
-            raise refuse(f"The slices cannot be written: {error.strerror or error}.", where=path) from None
-        print(f"wrote {path}: {number(rows)} rows", file=sys.stderr if as_json else sys.stdout)
+        with new_file(path, what) as file:
+            rows = (write_csv if kind == "csv" else _write_parquet)(file, schema, batches)
+        written.append({"file": path, "rows": rows})
+    return written
 
 
-def _write_batches(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
-    """The number of rows, written as CSV or Parquet by the path's suffix."""
-    rows, flat = 0, path.suffix == ".csv"
-    with ExitStack() as stack:
-        file = stack.enter_context(path.open("wb"))
-        columns = _flat(schema.empty_table()).schema if flat else schema
-        writer = stack.enter_context((pa_csv.CSVWriter if flat else pq.ParquetWriter)(file, columns))
+def _write_parquet(file: Any, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+    """The number of rows."""
+    rows = 0
+    with pq.ParquetWriter(file, schema) as writer:
         for batch in batches:
-            table = pa.Table.from_batches([batch], schema)
-            writer.write_table(_flat(table) if flat else table)
+            writer.write_batch(batch)
             rows += batch.num_rows
-    return rows
-
-
-def _flat(rows: pa.Table) -> pa.Table:
-    """Lists of words as one text, for CSV."""
-    for place, field in enumerate(rows.schema):
-        if pa.types.is_list(field.type):
-            joined = ["; ".join(one) for one in rows[field.name].to_pylist()]
-            rows = rows.set_column(place, field.name, pa.array(joined, pa.string()))
     return rows
 
 
 # --- the data alone -------------------------------------------------------------------------------------
 
 
-def print_data(query: "Query", top: int, near: float, as_json: bool, csv: Path | None) -> None:
+def print_data(query: "Query", top: int, near: float, form: Form, out: Path | None) -> None:
     """Associations of classes and texts in the images, and double images."""
-    every = [_association_record(query, one) for one in query.audit.associations()]
+    every = [_association_record(query, one) for one in query.audit.associations()[:top]]
+    if form is Form.csv:
+        print_records(every, form, ["class_name", "text"], out)
+        return
     doubles = query.audit.doubles(near)
-    if csv is not None:
-        write_csv(every[:top], csv, None if every else ["class_name", "text"])
-    if as_json:
-        print_json({"associations": every[:top], "doubles": [asdict(one) for one in doubles]})
-    elif csv is None:
-        print("\n".join(_association_line(one) for one in every[:top]) or "nothing goes together")
-        print("\n".join(_double_lines(query, doubles)))
+    if form is Form.json:
+        print_json({"associations": every, "doubles": [asdict(one) for one in doubles]}, out)
+    else:
+        lines = [_association_line(one) for one in every] or ["nothing goes together"]
+        print_lines([*lines, *_double_lines(query, doubles)], out)
 
 
 def _association_record(query: "Query", one: "Association") -> dict[str, Any]:
@@ -158,7 +177,7 @@ def write_head(
     query: "Query", found: "Sequence[Finding]", made: "Suppressed", path: Path, prefix: str
 ) -> None:
     """The head as safetensors: ``weight`` (C, K) and ``bias`` (C,), under ``prefix``, with what was done as
-    text. Raises StorageUnavailable."""
+    text. Raises StorageUnavailable, or StorageFull."""
     manifest = query.snapshot.manifest
     metadata = {
         "made_by": "textcam suppress",
@@ -176,10 +195,8 @@ def write_head(
     }
     before = f"{prefix}." if prefix else ""
     data = tensor_bytes({f"{before}weight": made.weights, f"{before}bias": made.bias}, metadata)
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise StorageUnavailable(f"The head cannot be written: {error.strerror}.", where=path) from None
+    with new_file(path, "The head cannot be written") as file:
+        file.write(data)
 
 
 def print_suppressed(
@@ -199,14 +216,15 @@ def print_suppressed(
         plain = {key: value for key, value in asdict(made).items() if key not in ("weights", "bias")}
         print_json({**plain, "groups": groups, "file": out})
         return
-    print(f"on {number(made.held_out)} images held out (head made on {number(made.fitted)}):")
-    print(f"  accuracy     {percent(made.accuracy_before)} -> {percent(made.accuracy_after)}")
-    print(f"  worst group  {percent(made.worst_before)} -> {percent(made.worst_after)}")
+    say(f"on {number(made.held_out)} images held out (head made on {number(made.fitted)}):")
+    say(f"  accuracy     {percent(made.accuracy_before)} -> {percent(made.accuracy_after)}")
+    say(f"  worst group  {percent(made.worst_before)} -> {percent(made.worst_after)}")
     shown = [{**row, "before": percent(row["before"]), "after": percent(row["after"])} for row in groups]
-    print_rows(shown, ["group", "n", "before", "after"])
+    columns = ["group", "n", "before", "after"]
+    say(*Aligned(columns).lines([[row[name] for name in columns] for row in shown]))
     if made.unbalanced:
-        print(f"classes with a text in all or none of their images (nothing to weigh): {made.unbalanced}")
-    print(f"wrote {out}")
+        say(f"classes with a text in all or none of their images (nothing to weigh): {made.unbalanced}")
+    say(f"wrote {out}")
 
 
 def _group_name(query: "Query", finding: "Finding", one: "GroupAccuracy") -> str:

@@ -13,12 +13,15 @@ from typing import Annotated, NoReturn
 import typer
 
 from service import ask, audits, upkeep
-from service.options import AsJson, ConfigFile, SnapshotNumber, Store
+from service.options import AsJson, Command, ConfigFile
+from service.output import FULL, leave_by, new_file, say, say_error
 from store.errors import ConfigError, TextcamError
 
 app = typer.Typer(
     help="Says in words what a vision classifier looked for, for every image, class and channel.",
-    epilog="Start with: textcam demo. Exit codes: 0 done, 1 failed, 2 wrong request, 3 disk full.",
+    epilog="Start with: textcam demo. Exit codes: 0 done, 1 failed, 2 wrong request, 3 disk full, 130 "
+    "stopped.",
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -33,8 +36,13 @@ def main() -> None:
     try:
         app(prog_name="textcam")
     except TextcamError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        say(f"error: The answer cannot be printed: {error.strerror}.", err=True)
+        raise SystemExit(leave_by(error)) from None
 
 
 def entry() -> NoReturn:
@@ -51,63 +59,90 @@ def entry() -> NoReturn:
     atexit._run_exitfuncs()
     try:
         sys.stdout.flush()
-    except OSError:  # nobody reads on, or no space where it goes
-        code = code or 1
+    except OSError as error:  # nobody reads on, or no space where it goes
+        code = code or leave_by(error)
     os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        say(f"textcam {version('textcam')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _every_command(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What can be asked of `textcam` itself."""
 
 
 # --- making a store ---------------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(cls=Command)
 def demo(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where everything goes.")] = Path(
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where everything goes.")] = Path(
         "demo-out"
     ),
+    as_json: AsJson = False,
 ) -> None:
     """See it work on rendered scenes: no download, no GPU.
 
     Renders images, explains a clean and a biased classifier, audits both and writes a report.
 
-    Example: textcam demo --out /tmp/demo
+    Example: textcam demo -o /tmp/demo
     """
     from demo.run import main as run_demo
     from service.printing import model_lines
     from service.progress import ProgressDisplay
+    from service.rows import print_json
     from textcam.query import Query
 
     with ProgressDisplay() as display:
         made = run_demo(out, display.named)
+    if as_json:
+        print_json(made)
+        return
     for model in ("clean", "biased"):
-        print("\n".join(model_lines(Query.open(made.stores[model]), f"The {model} model")))
-    print(f"{made.images} images explained in {made.seconds:.0f} s. Open the report: {made.report}")
+        say(*model_lines(Query.open(made.stores[model]), f"The {model} model"))
+    say(f"{made.images} images explained in {made.seconds:.0f} s. Open the report: {made.report}")
     biased = made.stores["biased"]
-    print(f"next: textcam audit {biased}\n      textcam search {biased} watermark --in classes")
+    say(f"next: textcam audit {biased}", f"      textcam search {biased} watermark --in classes")
 
 
-@app.command()
+@app.command(cls=Command)
 def init(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")] = Path("textcam.yaml"),
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Where to write it.")] = Path(
+        "textcam.yaml"
+    ),
     images: Annotated[str, typer.Option(metavar="URI", help="Folder or URI of the images.")] = "/data/images",
     store: Annotated[str, typer.Option(metavar="URI", help="Where the store will be.")] = "textcam-store",
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a commented configuration to start from.
 
-    Example: textcam init birds.yaml --images /data/birds --store runs/birds
+    Example: textcam init -o birds.yaml --images /data/birds --store runs/birds
     """
+    from service.rows import print_json
     from service.starter import starter_config
 
-    if file.exists() and not force:
-        raise ConfigError("The file is already there.", where=file, fix="Name another file, or add --force.")
-    try:
-        file.write_text(starter_config(images, store), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"The configuration cannot be written: {error.strerror}.", where=file) from None
-    print(f"wrote {file}\nnext: textcam plan {file}")
+    if out.exists() and not force:
+        raise ConfigError("The file is already there.", where=out, fix="Name another file, or add --force.")
+    with new_file(out, "The configuration cannot be written") as file:
+        file.write(starter_config(images, store).encode())
+    if as_json:
+        print_json({"file": out})
+    else:
+        say(f"wrote {out}", f"next: textcam plan {out}")
 
 
-@app.command()
+@app.command(cls=Command)
 def plan(config: ConfigFile, as_json: AsJson = False) -> None:
     """Say what a run would do and how long it would take.
 
@@ -122,11 +157,11 @@ def plan(config: ConfigFile, as_json: AsJson = False) -> None:
     print_named(plans, as_json)
     if not as_json:
         if "" not in plans:
-            print(f"together  {duration(seconds_together(list(plans.values())))}: each image is decoded once")
-        print(f"next: textcam precompute {config}")
+            say(f"together  {duration(seconds_together(list(plans.values())))}: each image is decoded once")
+        say(f"next: textcam precompute {config}")
 
 
-@app.command()
+@app.command(cls=Command)
 def precompute(config: ConfigFile, as_json: AsJson = False) -> None:
     """Run a configuration: images and models in, store out.
 
@@ -149,11 +184,11 @@ def precompute(config: ConfigFile, as_json: AsJson = False) -> None:
             else:
                 made = precompute_together(configs, display.named)
     except KeyboardInterrupt:
-        print(f"stopped; what is finished is kept. To go on: textcam precompute {config}", file=sys.stderr)
+        say(f"stopped; what is finished is kept. To go on: textcam precompute {config}", err=True)
         raise SystemExit(130) from None
     print_named(made, as_json)
     if not as_json:
-        print("\n".join(next_after([one.store for one in configs.values()])))
+        say(*next_after([one.store for one in configs.values()]))
 
 
 def next_after(stores: list[str]) -> list[str]:
@@ -161,77 +196,47 @@ def next_after(stores: list[str]) -> list[str]:
     folder = stores[0].rpartition("/")[0] if len(stores) > 1 else stores[0]
     lines = [f"textcam audit {store}" for store in stores]
     lines += [f"textcam compare {stores[0]} {stores[1]}"] if len(stores) > 1 else []
-    lines.append(f"textcam report {folder} report")
+    lines.append(f"textcam report {folder} -o report")
     return [f"{'next:' if number == 0 else '':<5} {line}" for number, line in enumerate(lines)]
 
 
-app.command()(upkeep.add)
+for command in (
+    *(upkeep.add, ask.explain, ask.search),
+    *(audits.audit, audits.data, audits.slices, audits.mark, audits.marks, audits.unmark, audits.suppress),
+    *(ask.report, ask.info, ask.sql, upkeep.diff, upkeep.compare, upkeep.verify, upkeep.prune),
+):
+    app.command(cls=Command)(command)
 
 
-# --- asking a store ---------------------------------------------------------------------------------------
-
-for command in (ask.explain, ask.search, audits.audit):
-    app.command()(command)
-app.command()(audits.mark)
-app.command()(audits.suppress)
-app.command()(ask.report)
-app.command()(ask.info)
-app.command()(ask.sql)
-app.command()(upkeep.diff)
-app.command()(upkeep.compare)
+# --- this machine -----------------------------------------------------------------------------------------
 
 
-# --- checking ---------------------------------------------------------------------------------------------
-
-
-@app.command()
-def verify(store: Store, as_json: AsJson = False, snapshot: SnapshotNumber = None) -> None:
-    """Check every file of a store; exit code 1 if one is bad.
-
-    Example: textcam verify runs/birds
-    """
-    from dataclasses import asdict
-
-    from service.printing import print_json
-    from store.verify import verify as verify_store
-
-    problems = verify_store(store, snapshot)
-    if as_json:
-        print_json([asdict(problem) for problem in problems])
-    else:
-        for problem in problems:
-            print(f"{problem.kind}: {problem.where}: {problem.what}")
-        print(f"problems: {len(problems)}" if problems else "ok")
-    if problems:
-        raise SystemExit(1)
-
-
-app.command()(upkeep.prune)
-
-
-@app.command()
+@app.command(cls=Command)
 def doctor(
-    folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where a store would go.")] = Path(),
+    out: Annotated[
+        str, typer.Option("-o", "--out", metavar="STORE", help="Where a store would go: folder or address.")
+    ] = ".",
     as_json: AsJson = False,
 ) -> None:
     """Check this machine: versions, memory, GPU, disk.
 
-    Each check says ok, or why not; exit code 1 if nothing can work here.
+    Each check says ok, or why not; exit code 1 if nothing can work here. In the place of a store a file is
+    written, read and removed: that shows whether the credentials of a bucket work.
 
-    Example: textcam doctor --dir /data/runs
+    Example: textcam doctor -o s3://bucket/runs
     """
     from dataclasses import asdict
 
     from service.doctor import check_machine
-    from service.printing import print_json
+    from service.rows import print_json
 
-    checks = check_machine(folder)
+    checks = check_machine(out)
     if as_json:
         print_json([asdict(check) for check in checks])
     else:
         width = max(len(check.name) for check in checks)
         for check in checks:
-            print(f"{'ok' if check.ok else '--'}  {check.name:<{width}}  {check.told}")
+            say(f"{'ok' if check.ok else '--'}  {check.name:<{width}}  {check.told}")
     if any(check.needed and not check.ok for check in checks):
         raise SystemExit(1)
 

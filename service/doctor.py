@@ -1,5 +1,5 @@
-"""What this machine can do: versions, cores, memory, GPU, write speed. Each check says what it found, or
-why not.
+"""What this machine can do: versions, cores, memory, GPU, write speed, a bucket's credentials. Each
+check says what it found, or why not.
 """
 
 import os
@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from service.printing import byte_count
+from store.errors import TextcamError
+from store.storage import open_storage
 
 CORE = (
     "numpy",
@@ -30,6 +32,7 @@ CORE = (
 PRECOMPUTE = ("torch", "torchvision", "timm", "open_clip_torch", "ray")
 SERVE = ("fastapi", "uvicorn")
 LEAST_MEMORY = 2 << 30
+_TRIAL = "textcam-doctor-"  # a trial file's name begins with it
 LEAST_SPEED, TRIAL = 20 << 20, 64 << 20  # bytes a second; bytes written to find out
 
 
@@ -43,8 +46,8 @@ class Check:
     needed: bool = False
 
 
-def check_machine(folder: Path) -> list[Check]:
-    """All checks; ``folder`` is where write speed is measured."""
+def check_machine(place: str) -> list[Check]:
+    """All checks; ``place`` is the folder or the bucket where a store would go."""
     return [
         _python(),
         *_packages("core packages", CORE, "pip install textcam", needed=True),
@@ -53,7 +56,7 @@ def check_machine(folder: Path) -> list[Check]:
         _cores(),
         _memory(),
         _gpu(),
-        _write_speed(folder),
+        _bucket(place) if "://" in place else _write_speed(Path(place)),
     ]
 
 
@@ -114,25 +117,43 @@ def _gpu() -> Check:
     return Check("gpu", True, ", ".join(f"{name} ({byte_count(memory)})" for name, memory in found))
 
 
+def _bucket(uri: str) -> Check:
+    """Writes, reads and removes a small object, with the credentials that a run would use."""
+    name, path, data = f"write to {uri}", f"{_TRIAL}{secrets.token_hex(4)}", secrets.token_bytes(64)
+    try:
+        storage = open_storage(uri)
+        storage.put(path, data)
+        try:
+            same = storage.read(path) == data
+        finally:
+            storage.delete(path)
+    except (TextcamError, FileNotFoundError) as error:
+        return Check(name, False, str(error).replace("\n", ";"), needed=True)
+    return Check(name, same, "written, read and removed" if same else "not read as written", needed=True)
+
+
 def _write_speed(folder: Path) -> Check:
     """Writes and flushes a file like those of a store, and removes it."""
-    name = f"write to {folder}"
-    trial = folder / f".textcam-doctor-{secrets.token_hex(4)}"
-    block = secrets.token_bytes(1 << 20)
+    name, trial = f"write to {folder}", folder / f"{_TRIAL}{secrets.token_hex(4)}"
     try:
         free = shutil.disk_usage(folder).free
         if free < 2 * TRIAL:
             return Check(name, False, f"only {byte_count(free)} free", needed=True)
-        started = time.monotonic()
-        with open(trial, "xb") as file:
-            for _ in range(TRIAL // len(block)):
-                file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-        speed = TRIAL / (time.monotonic() - started)
+        try:
+            speed = TRIAL / _seconds_to_write(trial)
+        finally:
+            trial.unlink(missing_ok=True)
     except OSError as error:
         return Check(name, False, error.strerror or str(error), needed=True)
-    finally:
-        trial.unlink(missing_ok=True)
     slow = "" if speed >= LEAST_SPEED else "; slow: a run may wait for it"
     return Check(name, speed >= LEAST_SPEED, f"{byte_count(speed)}/s, {byte_count(free)} free{slow}")
+
+
+def _seconds_to_write(trial: Path) -> float:
+    block, started = secrets.token_bytes(1 << 20), time.monotonic()
+    with open(trial, "xb") as file:
+        for _ in range(TRIAL // len(block)):
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+    return time.monotonic() - started

@@ -1,20 +1,87 @@
-"""Arguments and options that several commands share."""
+"""Arguments and options that several commands share, and what holds for all commands."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-Store = Annotated[str, typer.Argument(metavar="STORE", help="Folder or s3:// URI of a store.")]
+from service.output import say
+from service.places import Place
+
+_STORE = "Folder, or s3://, gs:// or az:// address of a store"
+Store = Annotated[
+    Place,
+    typer.Argument(parser=Place.of, metavar="STORE", help=f"{_STORE}; STORE@N: its snapshot N."),
+]
+WholeStore = Annotated[Place, typer.Argument(parser=Place.of, metavar="STORE", help=f"{_STORE}.")]
+Stores = Annotated[
+    Place,
+    typer.Argument(
+        parser=Place.of, metavar="STORE", help=f"{_STORE} (STORE@N: its snapshot N), or a folder of stores."
+    ),
+]
 ConfigFile = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="YAML configuration (`textcam init` writes one).")
-]
-SnapshotNumber = Annotated[
-    int | None, typer.Option("--snapshot", metavar="N", help="An older snapshot (default: the newest).")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TrustCode = Annotated[
     bool,
     typer.Option("--trust-code", help="Run code that the store names for its models (python: and the like)."),
 ]
-CsvFile = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write CSV to FILE.")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
+AsLines = Annotated[bool, typer.Option("--json-lines", help="Print a JSON object a line.")]
+AnswerFile = Annotated[
+    Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write the answer to FILE.")
+]
+
+# Of these no two at a time: one would be ignored.
+ONE_OF = (("as_json", "as_csv", "as_lines"), ("query", "file"), ("names", "top"), ("near", "as_csv"))
+# An option, and what it would be ignored without: another one with one of these values.
+NEEDS = {"lose": ("method", ("refit",))}
+
+
+class Command(TyperCommand):
+    """Refuses options that would be ignored beside others, and leaves with 130 when it is stopped."""
+
+    def invoke(self, context: Any) -> Any:
+        """Check, then run."""
+        given = [
+            one.name
+            for one in self.params
+            if one.name
+            and (source := context.get_parameter_source(one.name))
+            and source.name == "COMMANDLINE"
+        ]
+        for together in ONE_OF:
+            both = [name for name in given if name in together]
+            if len(both) > 1:
+                first, second = (self._called(name) for name in both[:2])
+                raise typer.BadParameter(f"{first} and {second} exclude each other.", context)
+        for name, (other, values) in NEEDS.items():
+            if name in given and context.params.get(other) not in values:
+                needed = f"{self._called(other)} {' or '.join(values)}"
+                raise typer.BadParameter(f"{self._called(name)} is only for {needed}.", context)
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt:
+            say("stopped", err=True)
+            raise typer.Exit(130) from None
+
+    def format_options(self, context: Any, formatter: Any) -> None:
+        """Arguments by their names, without the types that typer adds, then options."""
+        for title in ("Arguments", "Options"):
+            kind = title.lower().removesuffix("s")
+            told = [
+                (record[0].split(" <")[0] if kind == "argument" else record[0], record[1])
+                for one in self.get_params(context)
+                if one.param_type_name == kind and (record := one.get_help_record(context))
+            ]
+            if told:
+                with formatter.section(title):
+                    formatter.write_dl(told)
+
+    def _called(self, name: str) -> str:
+        """An option as it is written; an argument by its metavar."""
+        one = next(one for one in self.params if one.name == name)
+        return str(one.opts[-1]) if one.param_type_name == "option" else str(one.metavar)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from service.output import new_file, os_errors
 from service.pictures import draw_map
-from store.errors import StorageUnavailable
 from textcam.answers import Explanation
 from textcam.arrays import Floats
 
@@ -19,7 +19,7 @@ SIDE = 384  # pixels of a picture's long side
 def write_overlays(explanation: Explanation, stem: str, folder: Path, groups: int) -> list[Path]:
     """The whole map and those of the first ``groups`` groups that speak for the class, as PNG in ``folder``.
 
-    Nothing where the explanation has no maps. Raises StorageUnavailable.
+    Nothing where the explanation has no maps. Raises StorageUnavailable, or StorageFull.
     """
     whole, by_group, view = explanation.saliency_map, explanation.group_maps, explanation.view
     if whole is None or by_group is None or view is None:
@@ -31,14 +31,14 @@ def write_overlays(explanation: Explanation, stem: str, folder: Path, groups: in
             word = f"-{_slug(group.words[0].text)}" if group.words else ""
             drawn[f"{stem}--group-{group.group_id:03d}{word}.png"] = one
     image, strongest = Image.fromarray(view), max(1e-30, *(float(one.max()) for one in drawn.values()))
-    try:
+    what = "The pictures cannot be written"
+    with os_errors(what, folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for file, one in drawn.items():
-            # One scale for all maps of an image, rooted, as in the report: a weak group looks weak.
-            strength = math.sqrt(max(float(one.max()), 0.0) / strongest)
-            draw_map(image, _levels(one), strength, SIDE).save(folder / file)
-    except OSError as error:
-        raise StorageUnavailable(f"The pictures cannot be written: {error.strerror}.", where=folder) from None
+    for name, one in drawn.items():
+        # One scale for all maps of an image, rooted, as in the report: a weak group looks weak.
+        strength = math.sqrt(max(float(one.max()), 0.0) / strongest)
+        with new_file(folder / name, what) as file:
+            draw_map(image, _levels(one), strength, SIDE).save(file, "PNG")
     return [folder / file for file in drawn]
 
 

@@ -18,9 +18,10 @@ from service.comparison import Compared, comparison
 from service.contents import Contents
 from service.contexts import PageContexts
 from service.originals import Originals
+from service.output import new_file, os_errors
 from service.pictures import Album, colour_scale
 from service.wording import VERDICTS, number, percent, signed
-from store.errors import ConfigError, StorageUnavailable
+from store.errors import ConfigError
 from store.reader import Snapshot
 from textcam.confidence import UNSURE
 
@@ -105,34 +106,39 @@ def static_url(
 
 
 def write_report(
-    store_uri: str | Path,
+    store: str | Path | Snapshot,
     out: Path,
     *,
-    compare_with: Sequence[tuple[str, str | Path]] = (),
+    compare_with: Sequence[tuple[str, str | Path | Snapshot]] = (),
     label: str | None = None,
 ) -> Path:
     """Write the report of a store, and of the stores beside it, into a folder; returns its ``index.html``.
 
-    ``compare_with``: (label, uri) of other stores, which get pages of their own and one that puts all side by
+    A store is an open snapshot, or an address, of which the newest is taken. ``compare_with``: (label, store)
+    of others, which get pages of their own and one that puts all side by
     side; ``label`` names the first (default: its folder). Raises ConfigError for two equal labels,
-    StoreNotFound, Damaged, and StorageUnavailable if the folder cannot be written.
+    StoreNotFound, Damaged, and StorageUnavailable or StorageFull if the folder cannot be written.
     """
-    named = [(label or default_label(store_uri), store_uri), *compare_with]
+    opened = _opened(store)
+    others = [(name, _opened(other)) for name, other in compare_with]
+    named = [(label or default_label(opened.storage.uri), opened), *others]
     if len({name for name, _ in named}) < len(named):
         labels = ", ".join(name for name, _ in named)
         raise ConfigError("Two stores of a report have the same label.", where=labels, fix="Name each.")
-    contents = [Contents.read(Snapshot.open(uri), name) for name, uri in named]
+    contents = [Contents.read(snapshot, name) for name, snapshot in named]
     stores = tuple(StoreLink(f"stores/{at}" if at else MAIN, name) for at, (name, _) in enumerate(named))
-    try:
+    with os_errors("The report cannot be written", out):
         writer = _Writer(out, stores)
         for link, one in zip(stores, contents, strict=True):
             writer.write_store(link, one)
         if len(stores) > 1:
             compared = [Compared(link.key, one) for link, one in zip(stores, contents, strict=True)]
             writer.write_comparison(compared)
-    except OSError as error:
-        raise StorageUnavailable(f"The report cannot be written: {error}.", where=out) from None
     return out / "index.html"
+
+
+def _opened(store: str | Path | Snapshot) -> Snapshot:
+    return store if isinstance(store, Snapshot) else Snapshot.open(store)
 
 
 def default_label(store_uri: str | Path) -> str:
@@ -184,4 +190,5 @@ class _Writer:
         html = render(self.templates, endpoint, site, context, url_for, group_pages)
         target = self.out / here
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(html, encoding="utf-8")
+        with new_file(target, "The report cannot be written") as file:
+            file.write(html.encode())

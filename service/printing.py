@@ -1,101 +1,22 @@
-"""How answers are printed: JSON, aligned columns, CSV, and the lines of an explanation or a finding.
+"""How answers read: a run's summary, and the lines and records of an explanation, a finding, a store.
 
-Only plain text: what is printed is the same on a terminal and in a pipe.
+Only plain text: what is printed is the same on a terminal and in a pipe. Rows are printed by ``rows``.
 """
 
-import csv
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
-from decimal import Decimal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from service.output import say
+from service.places import section
+from service.rows import print_json
 from service.wording import FindingRow, in_doubt, number, percent
-from store.errors import StorageFull, StorageUnavailable
 
 if TYPE_CHECKING:
     from textcam.answers import Explanation, GroupWords, Word
     from textcam.audit import Finding
     from textcam.query import Query
-
-_LIST_SHOWN = 4  # first numbers of a vector that a table shows
-
-
-def plain(value: Any) -> Any:
-    """As JSON knows it: no NaN, no infinity, ids as integers, everything unknown as text."""
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
-    if isinstance(value, Iterable):
-        return [plain(one) for one in value]
-    return str(value)
-
-
-def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    print(json.dumps(plain(value), ensure_ascii=False, indent=1, allow_nan=False))
-
-
-def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Rows under their column names, aligned; numbers to the right."""
-    cells = [[_cell(row[column]) for column in columns] for row in rows]
-    right = [bool(rows) and all(_is_number(row[column]) for row in rows) for column in columns]
-    widths = [max(len(row[at]) for row in [list(columns), *cells]) for at in range(len(columns))]
-    for line in [list(columns), *cells]:
-        aligned = [
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(line, widths, right, strict=True)
-        ]
-        print("  ".join(aligned).rstrip())
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float | Decimal) and not isinstance(value, bool))
-
-
-def _cell(value: Any) -> str:
-    value = plain(value)
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        shown = ", ".join(_cell(one) for one in value[:_LIST_SHOWN])
-        return f"[{shown}, ... {len(value)}]" if len(value) > _LIST_SHOWN else f"[{shown}]"
-    return " ".join(str(value).split())
-
-
-def write_csv(rows: Sequence[Mapping[str, Any]], path: Path, columns: Sequence[str] | None = None) -> None:
-    """Rows as a CSV file; lists as JSON, nothing for what is not known. Raises StorageUnavailable.
-
-    ``columns``: the header where there may be no rows.
-    """
-    columns = list(rows[0]) if columns is None and rows else columns or ()
-    try:
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(columns)
-            for row in rows:
-                values = [plain(row[column]) for column in columns]
-                writer.writerow([json.dumps(one) if isinstance(one, list | dict) else one for one in values])
-    except OSError as error:
-        full = error.errno == 28
-        refuse = StorageFull if full else StorageUnavailable
-        raise refuse(f"The CSV file cannot be written: {error.strerror}.", where=path) from None
-
 
 SHOWN = 8  # entries of a list in a summary
 
@@ -108,7 +29,7 @@ def print_summary(summary: Any, as_json: bool) -> None:
     told = [(field.name, getattr(summary, field.name)) for field in fields(summary)]
     width = max(len(name) for name, _ in told)
     for name, value in told:
-        print(f"{name.replace('_', ' '):<{width}}  {_amount(name, value)}")
+        say(f"{name.replace('_', ' '):<{width}}  {_amount(name, value)}")
 
 
 def print_named(summaries: Mapping[str, Any], as_json: bool) -> None:
@@ -119,9 +40,8 @@ def print_named(summaries: Mapping[str, Any], as_json: bool) -> None:
         print_json({name: asdict(one) for name, one in summaries.items()})
     else:
         for name, one in summaries.items():
-            print(name)
-            print_summary(one, as_json)
-            print()
+            with section(name):
+                print_summary(one, as_json)
 
 
 def _amount(name: str, value: Any) -> str:

@@ -1,11 +1,11 @@
 """Progress of a run on stderr: bars on a terminal, elsewhere a plain line every few seconds."""
 
-import sys
 import time
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from service.output import say
 from service.printing import duration
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class _Lines:
             return
         self._said = now
         counted = _counted(progress, now - self._started)
-        print(f"{progress.stage}: {progress.done}/{progress.total}{counted}", file=sys.stderr, flush=True)
+        say(f"{progress.stage}: {progress.done}/{progress.total}{counted}", err=True)
 
     def close(self) -> None:
         """Nothing is left open."""

@@ -3,7 +3,6 @@
 What a command needs is imported when it runs: `textcam --help` must not wait for it.
 """
 
-import sys
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -11,11 +10,13 @@ from typing import Annotated
 
 import typer
 
-from service.options import AsJson, Store, TrustCode
+from service.options import AsJson, Stores, TrustCode, WholeStore
+from service.output import say
+from service.places import Place, ask_each
 
 
 class Layout(StrEnum):
-    """How images lie, as in `images.format` of a configuration."""
+    """How images lie: `images.format` of a configuration."""
 
     folder = "folder"
     webdataset = "webdataset"
@@ -31,9 +32,9 @@ class Labels(StrEnum):
 
 
 def add(
-    store: Store,
+    store: WholeStore,
     images: Annotated[str, typer.Option("--images", metavar="URI", help="Folder, list or URI.")],
-    layout: Annotated[Layout, typer.Option("--format", help="How they lie there.")] = Layout.folder,
+    layout: Annotated[Layout, typer.Option("--layout", help="How they lie there.")] = Layout.folder,
     labels: Annotated[Labels, typer.Option(help="Whether folders or columns say the class.")] = Labels.auto,
     config: Annotated[
         Path | None,
@@ -55,31 +56,31 @@ def add(
     from service.printing import print_summary
     from service.progress import ProgressDisplay
 
+    whole = store.whole("Images are added to the newest snapshot.")
     section = ImagesSection(uri=images, format=layout.value, labels=labels.value)
     run = RunSection() if config is None else load_config(config).run
     try:
         with ProgressDisplay() as display:
-            summary = add_images(store, section, run, display, trust_code=trust_code)
+            summary = add_images(whole, section, run, display, trust_code=trust_code)
     except KeyboardInterrupt:
-        print("stopped; what is finished is kept. To go on, run the same command again.", file=sys.stderr)
+        say("stopped; what is finished is kept. To go on, run the same command again.", err=True)
         raise SystemExit(130) from None
     print_summary(summary, as_json)
     if not as_json and summary.new:
-        print(f"next: textcam diff {store} {store} --snapshot-a {summary.snapshot - 1}")
+        say(f"next: textcam diff {store}@{summary.snapshot - 1} {store}")
     elif not as_json:
-        print("nothing new: all of these images are in the store already")
+        say("nothing new: all of these images are in the store already")
+
+
+_EITHER = "A store, or its snapshot N as STORE@N."
 
 
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help="Folder or URI of a store.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="The same store, or another one.")],
-    snapshot_a: Annotated[
-        int | None, typer.Option(metavar="N", help="An older snapshot of A (default: the newest).")
-    ] = None,
-    snapshot_b: Annotated[
-        int | None, typer.Option(metavar="N", help="An older snapshot of B (default: the newest).")
-    ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Classes, and findings of each kind, shown.")] = 10,
+    a: Annotated[Place, typer.Argument(parser=Place.of, metavar="STORE", help=_EITHER)],
+    b: Annotated[Place, typer.Argument(parser=Place.of, metavar="OTHER", help="The same store, or another.")],
+    top: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Classes, and findings of each kind, shown.")
+    ] = 10,
     as_json: AsJson = False,
 ) -> None:
     """Say what changed between two stores or snapshots.
@@ -87,26 +88,25 @@ def diff(
     Images, models, settings, accuracy and words of classes, findings: of two checkpoints of a model, say, or
     of a store before and after images were added.
 
-    Example: textcam diff runs/epoch10 runs/epoch20
+    Example: textcam diff runs/birds@1 runs/birds
     """
     from service.changes import diff_lines
-    from service.printing import print_json
-    from store.reader import Snapshot
+    from service.rows import print_json
     from textcam.diff import diff as compare
 
-    found = compare(Snapshot.open(a, snapshot_a), Snapshot.open(b, snapshot_b))
+    found = compare(a.open(), b.open())
     if as_json:
         print_json(found)
     else:
-        print("\n".join(diff_lines(found, top)))
+        say(*diff_lines(found, top))
 
 
 def compare(
     stores: Annotated[
         list[str],
-        typer.Argument(metavar="A B", help="Two stores; or a folder of stores, and two names in it."),
+        typer.Argument(metavar="STORE", help="Two stores; or a folder of stores, and two names in it."),
     ],
-    top: Annotated[int, typer.Option(min=1, help="Rows shown of each kind.")] = 10,
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="Rows shown of each kind.")] = 10,
     as_json: AsJson = False,
 ) -> None:
     """Say what two classifiers have in common.
@@ -117,21 +117,44 @@ def compare(
     Example: textcam compare runs/birds resnet50 vit
     """
     from service.compared import comparison_lines
-    from service.printing import print_json
+    from service.rows import print_json
     from store.collection import pair
-    from store.reader import Snapshot
     from textcam.compare import compare as compared
 
-    a, b = pair(stores)
-    found = compared(Snapshot.open(a), Snapshot.open(b))
+    a, b = map(Place.of, pair(stores))
+    found = compared(a.open(), b.open())
     if as_json:
         print_json(found)
     else:
-        print("\n".join(comparison_lines(found, top)))
+        say(*comparison_lines(found, top))
+
+
+def verify(store: Stores, as_json: AsJson = False) -> None:
+    """Check every file of a store; exit code 1 if one is bad.
+
+    Example: textcam verify runs/birds
+    """
+    from dataclasses import asdict
+
+    from service.places import section
+    from service.rows import print_json
+    from store.verify import verify as verify_store
+
+    problems = ask_each(store, lambda one: verify_store(one.uri, one.snapshot))
+    if as_json:
+        found = {name: [asdict(problem) for problem in some] for name, some in problems.items()}
+        print_json(found[""] if problems.one else found)
+    else:
+        for name, some in problems.items():
+            with section(name):
+                say(*(f"{problem.kind}: {problem.where}: {problem.what}" for problem in some))
+                say(f"problems: {len(some)}" if some else "ok")
+    if code := problems.code or int(any(problems.values())):
+        raise SystemExit(code)
 
 
 def prune(
-    store: Store,
+    store: Stores,
     keep: Annotated[int, typer.Option(min=1, metavar="N", help="How many snapshots to keep.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     grace: Annotated[
@@ -146,9 +169,16 @@ def prune(
 
     Example: textcam prune runs/birds --keep 2 --dry-run
     """
-    from service.printing import print_summary
+    from service.printing import print_named
+    from store.prune import Pruned
     from store.prune import prune as prune_store
     from store.storage import open_storage
 
-    done = prune_store(open_storage(store), keep, dry_run=dry_run, grace=timedelta(hours=grace))
-    print_summary(done, as_json)
+    def drop(one: Place) -> Pruned:
+        uri = one.whole("A store is pruned, not one of its snapshots.")
+        return prune_store(open_storage(uri), keep, dry_run=dry_run, grace=timedelta(hours=grace))
+
+    done = ask_each(store, drop)
+    print_named(done, as_json)
+    if done.code:
+        raise SystemExit(done.code)

@@ -2,8 +2,9 @@
 
 A mark names a class and a text by their names, not by ids of a snapshot, so it holds for every snapshot,
 older and later ones. Files are numbered, written only where there is none of the number yet, and never
-changed: two people at once both get theirs in, and the later of two marks of the same pair counts. A prune
-leaves them alone, and ``verify`` checks each against the hash that it carries.
+changed: two people at once both get theirs in, and the later of two marks of the same pair counts. A mark is
+taken back by another one that says so. A prune leaves them alone, and ``verify`` checks each against the hash
+that it carries.
 """
 
 import json
@@ -16,12 +17,15 @@ from store.storage import Storage, concurrently
 FOLDER = "marks/"
 CORE, SPURIOUS, UNCLEAR = "core", "spurious", "unclear"
 SAID = (CORE, SPURIOUS, UNCLEAR)
+REMOVED = "removed"
 _ATTEMPTS = 100
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What somebody said about a class going by a text: ``said`` is core, spurious or unclear."""
+    """What somebody said about a class going by a text: ``said`` is core, spurious or unclear, or removed
+    where an earlier mark of the pair is taken back.
+    """
 
     class_name: str
     text: str
@@ -40,7 +44,7 @@ def add_mark(storage: Storage, mark: Mark) -> str:
     Raises ConfigError for a word that is none of ``SAID``, SnapshotConflict if others were faster a hundred
     times.
     """
-    if mark.said not in SAID:
+    if mark.said not in (*SAID, REMOVED):
         raise ConfigError(f"A finding cannot be marked {mark.said!r}.", fix=f"Allowed: {', '.join(SAID)}.")
     data = _encoded(mark)
     number = max((_number(path) for path in _paths(storage)), default=0)
@@ -57,9 +61,12 @@ def add_mark(storage: Storage, mark: Mark) -> str:
 
 
 def marks(storage: Storage) -> dict[tuple[str, str], Mark]:
-    """The newest mark of every pair of class and text. Raises Damaged for a file that was altered."""
+    """The newest mark of every pair of class and text, unless that one was taken back. Raises Damaged for a
+    file that was altered.
+    """
     read = concurrently(lambda path: _decoded(storage.read(path), f"{storage.uri}/{path}"), _paths(storage))
-    return {mark.pair: mark for mark in read}
+    newest = {mark.pair: mark for mark in read}
+    return {pair: mark for pair, mark in newest.items() if mark.said != REMOVED}
 
 
 def damaged_marks(storage: Storage) -> list[Damaged]:
@@ -101,7 +108,7 @@ def _decoded(data: bytes, where: str) -> Mark:
         raise Damaged(
             "A mark's file cannot be understood.", where=where, fix="Remove it, mark anew."
         ) from None
-    if digest != sha256(_canonical(body)) or mark.said not in SAID:
+    if digest != sha256(_canonical(body)) or mark.said not in (*SAID, REMOVED):
         raise Damaged(
             "A mark's file is not the one that was written.", where=where, fix="Remove it, mark anew."
         )

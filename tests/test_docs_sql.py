@@ -5,8 +5,10 @@ computed from the plain rows of the tables or from the world's numbers, never by
 """
 
 import csv
+import io
 import json
 import re
+import shlex
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -241,19 +243,26 @@ def test_commands_of_the_page(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     worst = QUERIES["Classes with the worst accuracy, and their words"][0]
-    _, _, store, query, rest = re.fullmatch(r'(\w+) (\w+) (\S+) "(.+)"(.*)', command).groups()  # type: ignore[union-attr]
-    query = query.replace("$(cat worst.sql)", worst)
-    monkeypatch.chdir(Path(snapshot.storage.uri).parents[1])
-    arguments = rest.replace("worst.csv", str(tmp_path / "worst.csv")).split()
-    monkeypatch.setattr(sys, "argv", ["textcam", "sql", store, query, *arguments])
+    (tmp_path / "worst.sql").write_text(worst)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").symlink_to(Path(snapshot.storage.uri).parent)
+    words = shlex.split(command)
+    if "<" in words:
+        monkeypatch.setattr(sys, "stdin", io.StringIO((tmp_path / words.pop()).read_text()))
+        words.remove("<")
+    monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as left:
         main()
     assert not left.value.code
     out = capsys.readouterr().out
+    query = words[3] if words[3].startswith("SELECT") else worst
     names = [row["name"] for row in snapshot.sql(query).to_pylist()]
-    if "--json" in rest:
+    assert names
+    if "--json" in words:
         assert [row["name"] for row in json.loads(out)] == names
-    elif "--csv" in rest:
+    elif "--json-lines" in words:
+        assert [json.loads(line)["name"] for line in out.splitlines()] == names
+    elif "--csv" in words:
         written = list(csv.DictReader((tmp_path / "worst.csv").read_text(encoding="utf-8").splitlines()))
         assert [row["name"] for row in written] == names
     else:

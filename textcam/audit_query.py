@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from store.errors import QueryError
-from store.marks import Mark, add_mark, marks
+from store.marks import REMOVED, Mark, add_mark, marks
 from store.reader import Snapshot
 from textcam.association import NEAR, Association, Double, associations, doubles
 from textcam.audit import Finding, core_texts
@@ -84,6 +84,23 @@ class AuditQuery:
         add_mark(self.snapshot.storage, made)
         self.__dict__.pop("marks", None)
         return made
+
+    def unmark(self, name: str) -> Mark:
+        """Take back what was said about a finding, named as for ``finding`` or, where there is no such
+        finding any more, by CLASS:TEXT. Raises QueryError for one that is not marked.
+        """
+        held = {":".join(pair).casefold(): pair for pair in self.marks}
+        pair = held.get(name.casefold()) or self.pair(self.finding(name))
+        if pair not in self.marks:
+            raise QueryError(
+                f"{':'.join(pair)} is not marked.",
+                where=self.snapshot.storage.uri,
+                fix=f"Marked are: {', '.join(':'.join(one) for one in sorted(self.marks)) or 'none'}.",
+            )
+        removal = Mark(*pair, REMOVED)
+        add_mark(self.snapshot.storage, removal)
+        self.__dict__.pop("marks", None)
+        return removal
 
     # --- images ---------------------------------------------------------------------------------------------
 

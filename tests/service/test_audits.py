@@ -32,7 +32,8 @@ def pair(store: Path, rank: int = 0) -> str:
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_slices_are_written_with_the_users_uris(textcam: Run, store: Path, tmp_path: Path, kind: str) -> None:
-    code, out, _ = textcam("audit", store, "--slices", tmp_path / "out", "--format", kind)
+    form = ["--csv"] if kind == "csv" else []
+    code, out, _ = textcam("slices", store, "-o", tmp_path / "out", *form)
     path = tmp_path / "out" / f"slices.{kind}"
     assert code == 0
     assert f"wrote {path}: " in out
@@ -45,37 +46,48 @@ def test_slices_are_written_with_the_users_uris(textcam: Run, store: Path, tmp_p
     assert {row["uri"] for row in rows} <= known
     assert {row["role"] for row in rows} <= {"follows", "breaks", "fails"}
     assert (tmp_path / "out" / f"label_suspects.{kind}").exists()
+    assert sorted(file.suffix for file in (tmp_path / "out").iterdir()) == [f".{kind}"] * 2
 
 
-def test_written_slices_are_those_of_the_query_and_leave_json_alone(
-    textcam: Run, store: Path, tmp_path: Path
-) -> None:
-    code, out, error = textcam("audit", store, "--json", "--slices", tmp_path)
-    assert code == 0
-    assert json.loads(out)
+def test_written_slices_are_those_of_the_query(textcam: Run, store: Path, tmp_path: Path) -> None:
+    code, out, error = textcam("slices", store, "-o", tmp_path, "--json")
     query = Query.open(store)
     expected = query.audit.slices(query.findings()).to_pylist()
     key = lambda row: (row["finding_id"], row["image_id"])  # noqa: E731
     written = pq.read_table(tmp_path / "slices.parquet").to_pylist()
     assert sorted(written, key=key) == sorted(expected, key=key)
-    assert f"slices.parquet: {len(expected)} rows" in error
+    suspects = pq.read_metadata(tmp_path / "label_suspects.parquet").num_rows
+    assert (code, error) == (0, "")
+    assert json.loads(out) == [
+        {"file": str(tmp_path / "slices.parquet"), "rows": len(expected)},
+        {"file": str(tmp_path / "label_suspects.parquet"), "rows": suspects},
+    ]
+
+
+def test_slices_of_named_findings(textcam: Run, store: Path, tmp_path: Path) -> None:
+    query = Query.open(store)
+    second = query.findings()[1]
+    assert textcam("slices", store, pair(store, 1), "-o", tmp_path).code == 0
+    written = pq.read_table(tmp_path / "slices.parquet")["finding_id"].unique().to_pylist()
+    assert written == [second.finding_id]
+    assert textcam("slices", store, pair(store, 1), "-o", tmp_path, "--top", 1).code == 2
 
 
 def test_slices_that_cannot_be_written_are_an_error(textcam: Run, store: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    code, _, error = textcam("audit", store, "--slices", tmp_path / "file")
+    code, _, error = textcam("slices", store, "-o", tmp_path / "file")
     assert code == 1
     assert "The slices cannot be written" in error
 
 
 def test_the_data_alone_are_told(textcam: Run, store: Path, tmp_path: Path) -> None:
-    code, out, _ = textcam("audit", store, "--data", "--json")
+    code, out, _ = textcam("data", store, "--json")
     told = json.loads(out)
     assert code == 0
     assert set(told) == {"associations", "doubles"}
-    assert textcam("audit", store, "--data", "--csv", tmp_path / "data.csv")[0] == 0
-    assert (tmp_path / "data.csv").read_text().startswith("class_name,text")
-    assert "double images: " in textcam("audit", store, "--data")[1]
+    assert textcam("data", store, "--csv", "-o", tmp_path / "data.csv").code == 0
+    assert (tmp_path / "data.csv").read_text().startswith('"class_name","text"')
+    assert "double images: " in textcam("data", store).out
 
 
 def test_matched_effects_stand_beside_the_findings(textcam: Run, store: Path) -> None:
@@ -139,7 +151,7 @@ def test_a_corrected_head_fits_into_the_users_layer(
 ) -> None:
     path = tmp_path / "head.safetensors"
     code, out, _ = textcam(
-        "suppress", store, pair(store), "--out", path, "--method", method, "--prefix", "fc", "--json"
+        "suppress", store, pair(store), "-o", path, "--method", method, "--prefix", "fc", "--json"
     )
     told = json.loads(out)
     assert code == 0
@@ -151,7 +163,7 @@ def test_a_corrected_head_fits_into_the_users_layer(
     pooled = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
     expected = pooled @ made.weights.T + made.bias
     assert network["fc"](torch.from_numpy(pooled)).detach().numpy() == pytest.approx(expected, abs=1e-5)
-    assert "worst group" in textcam("suppress", store, pair(store), "--out", path)[1]
+    assert "worst group" in textcam("suppress", store, pair(store), "-o", path)[1]
 
 
 def test_a_head_that_is_not_linear_is_refused(textcam: Run, store: Path, tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from PIL import Image
 from pipelines.config_file import load_config
 from service.cli import app
 from service.overlays import stem_of, write_overlays
-from service.printing import byte_count, duration, model_lines, plain
+from service.printing import byte_count, duration, model_lines
+from service.rows import plain
 from service.wording import in_doubt
 from store.reader import Snapshot
 from store.schema import stable_id
@@ -41,7 +42,11 @@ COMMANDS = {
     "explain": "textcam explain",
     "search": "textcam search",
     "audit": "textcam audit",
+    "data": "textcam data",
+    "slices": "textcam slices",
     "mark": "textcam mark",
+    "marks": "textcam marks",
+    "unmark": "textcam unmark",
     "suppress": "textcam suppress",
     "report": "textcam report",
     "info": "textcam info",
@@ -127,7 +132,7 @@ def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:
     [
         (["explode"], "No such command"),
         (["explain"], "Missing argument 'STORE'"),
-        (["explain", "somewhere"], "Missing argument 'IMAGE...'"),
+        (["explain", "somewhere"], "Missing argument 'IMAGE'"),
         (["search", "somewhere", "water", "--in", "pixels"], "'pixels' is not one of"),
         (["search", "somewhere", "water", "--top", "0"], "greater than or equal to 1"),
         (["info", "somewhere", "--loud"], "No such option"),
@@ -150,7 +155,7 @@ def test_wrong_usage_leaves_with_2_and_says_why_on_stderr(
         ["search", "water"],
         ["sql", "SELECT 1"],
         ["explain", "photo.jpg"],
-        ["report", "pages"],
+        ["report", "-o", "pages"],
     ],
 )
 def test_a_missing_store_is_one_message_without_a_traceback(
@@ -166,8 +171,8 @@ def test_a_missing_store_is_one_message_without_a_traceback(
 
 
 def test_a_snapshot_that_is_not_there_is_named(textcam: Run, store: Path) -> None:
-    assert textcam("info", store, "--snapshot", 1).code == 0
-    said = textcam("info", store, "--snapshot", 2)
+    assert textcam("info", f"{store}@1").code == 0
+    said = textcam("info", f"{store}@2")
     assert said.code == 2
     assert "No snapshot 2 in this store." in said.err
 
@@ -224,6 +229,7 @@ def test_sql_csv_goes_to_its_file(textcam: Run, store: Path, tmp_path: Path) -> 
         store,
         "SELECT uri, image_id, NULL AS gap, ['a', 'b'] AS list FROM images ORDER BY uri LIMIT 1",
         "--csv",
+        "-o",
         path,
     )
     assert said == Said(0, "", "")
@@ -231,9 +237,9 @@ def test_sql_csv_goes_to_its_file(textcam: Run, store: Path, tmp_path: Path) -> 
         ["uri", "image_id", "gap", "list"],
         ["circle/bild-ä-00.png", str(stable_id("circle/bild-ä-00.png")), "", '["a", "b"]'],
     ]
-    refused = textcam("sql", store, "SELECT 1 AS one", "--csv", tmp_path / "no" / "out.csv")
+    refused = textcam("sql", store, "SELECT 1 AS one", "--csv", "-o", tmp_path / "no" / "out.csv")
     assert (refused.code, refused.out) == (1, "")
-    assert "CSV file cannot be written" in refused.err
+    assert "answer cannot be written" in refused.err
 
 
 @pytest.mark.parametrize("query", ["SELECT nothing FROM images", "DROP VIEW images", "SELEC", ""])
@@ -353,7 +359,7 @@ def test_audit_prints_sentences_json_and_csv(textcam: Run, store: Path, tmp_path
     )
     assert f"  0. {record['sentence']}" == first
     path = tmp_path / "findings.csv"
-    assert textcam("audit", store, "--csv", path) == Said(0, "", "")
+    assert textcam("audit", store, "--csv", "-o", path) == Said(0, "", "")
     rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
     assert [(row["class_name"], row["text"], row["accuracy_without"]) for row in rows] == [
         ("star", "a watermark", "0.30000001192092896"),
@@ -377,7 +383,7 @@ def test_info_tells_counts_and_models(textcam: Run, store: Path) -> None:
 
 
 def test_report_prints_its_first_page(textcam: Run, written_store: Path, tmp_path: Path) -> None:
-    said = textcam("report", written_store, tmp_path / "pages")
+    said = textcam("report", written_store, "-o", tmp_path / "pages")
     assert said == Said(0, f"{tmp_path / 'pages' / 'index.html'}\n", "")
     assert "Schneepflug &amp; Söhne" in (tmp_path / "pages" / "index.html").read_text(encoding="utf-8")
 
@@ -421,7 +427,7 @@ def test_verify_finds_a_flipped_byte(textcam: Run, tmp_path: Path) -> None:
 
 
 def test_doctor_says_ok_or_why_not(textcam: Run, tmp_path: Path) -> None:
-    said = textcam("doctor", "--dir", tmp_path)
+    said = textcam("doctor", "-o", tmp_path)
     assert (said.code, said.err) == (0, "")
     told = {line[4:].split("  ")[0]: (line[:2], line) for line in said.out.splitlines()}
     assert list(told) == [
@@ -437,7 +443,7 @@ def test_doctor_says_ok_or_why_not(textcam: Run, tmp_path: Path) -> None:
     assert f"numpy {np.__version__}" in told["core packages"][1]
     assert told["python"][0] == "ok"
     assert list(tmp_path.iterdir()) == []  # nothing is left behind
-    refused = textcam("doctor", "--dir", tmp_path / "nowhere", "--json")
+    refused = textcam("doctor", "-o", tmp_path / "nowhere", "--json")
     assert refused.code == 1
     assert json.loads(refused.out)[-1] == {
         "name": f"write to {tmp_path / 'nowhere'}",
@@ -449,25 +455,25 @@ def test_doctor_says_ok_or_why_not(textcam: Run, tmp_path: Path) -> None:
 
 def test_init_writes_a_configuration_that_is_valid(textcam: Run, tmp_path: Path) -> None:
     path = tmp_path / "my.yaml"
-    said = textcam("init", path, "--images", "/data/my: birds #1", "--store", "s3://bucket/birds")
+    said = textcam("init", "-o", path, "--images", "/data/my: birds #1", "--store", "s3://bucket/birds")
     assert said == Said(0, f"wrote {path}\nnext: textcam plan {path}\n", "")
     loaded = load_config(path)
     assert (loaded.images.uri, loaded.store) == ("/data/my: birds #1", "s3://bucket/birds")
     assert loaded.classifier.model == "timm:resnet50.a1_in1k"
-    again = textcam("init", path)
+    again = textcam("init", "-o", path)
     assert (again.code, again.out) == (2, "")
     assert again.err == (
         f"error: The file is already there.\n  where: {path}\n  fix:   Name another file, or add --force.\n"
     )
-    assert textcam("init", path, "--force").code == 0
+    assert textcam("init", "-o", path, "--force").code == 0
     assert load_config(path).images.uri == "/data/images"
-    assert textcam("init", tmp_path / "no" / "my.yaml").code == 2
+    assert textcam("init", "-o", tmp_path / "no" / "my.yaml").code == 1
 
 
 def test_the_starting_configuration_says_the_defaults(textcam: Run, tmp_path: Path) -> None:
     """What its comments call the values of keys left out must be so."""
     path, bare = tmp_path / "all.yaml", tmp_path / "bare.yaml"
-    textcam("init", path)
+    textcam("init", "-o", path)
     loaded = load_config(path)
     bare.write_text(
         "images: {uri: /data/images}\nstore: textcam-store\n"
@@ -487,7 +493,7 @@ def test_precompute_reports_on_stderr_and_answers_on_stdout(config: Path) -> Non
     assert (told["images"], told["errors"], told["snapshot"]) == ("23", "0", "1")
     assert out[-2:] == [
         f"next: textcam audit {config.parent / 'store'}",
-        f"      textcam report {config.parent / 'store'} report",
+        f"      textcam report {config.parent / 'store'} -o report",
     ]
     assert [line for line in err if line.startswith("extract: 2/2, 23 images")]
     assert not any("\x1b" in line or "\r" in line for line in err)

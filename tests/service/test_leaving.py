@@ -33,7 +33,7 @@ def test_output_that_nobody_takes_is_a_failure(written_store: Path) -> None:
     words = ["textcam", "info", str(written_store)]
     code = f"import sys\nfrom service.cli import entry\nsys.argv = {words}\nentry()"
     with open("/dev/full", "w") as full:
-        assert subprocess.run([sys.executable, "-c", code], stdout=full, timeout=60).returncode == 1
+        assert subprocess.run([sys.executable, "-c", code], stdout=full, timeout=60).returncode == 3
 
 
 def test_a_mistake_of_ours_shows_itself() -> None:

@@ -44,7 +44,7 @@ def test_a_store_grows_is_compared_and_pruned(config: Path, textcam: Run) -> Non
     assert added.code == 0, added.err
     told = dict(line.split(None, 1) for line in added.out.splitlines())
     assert (told["snapshot"], told["listed"], told["added"], told["images"]) == ("2", "5", "5", "19")
-    assert added.out.splitlines()[-1] == f"next: textcam diff {store} {store} --snapshot-a 1"
+    assert added.out.splitlines()[-1] == f"next: textcam diff {store}@1 {store}"
     assert "extract: 3/3" in added.err
 
     again = textcam("add", store, "--images", folder / "more", "--config", config)
@@ -52,12 +52,12 @@ def test_a_store_grows_is_compared_and_pruned(config: Path, textcam: Run) -> Non
     as_json = json.loads(textcam("add", store, "--images", folder / "more", "--json").out)
     assert (as_json["new"], as_json["known"], as_json["snapshot"]) == (False, 5, 2)
 
-    lines = textcam("diff", store, store, "--snapshot-a", 1).out.splitlines()
+    lines = textcam("diff", f"{store}@1", store).out.splitlines()
     assert lines[0] == f"before    {store}, snapshot 1: 14 images, 0 not used, 0 findings"
     assert lines[1] == f"after     {store}, snapshot 2: 19 images, 0 not used, 0 findings"
     assert lines[2] == f"setting   added: none -> {folder}/more"
     assert lines[3].startswith(f"images    5 added: {folder}/more/")
-    found = json.loads(textcam("diff", store, store, "--snapshot-a", 1, "--json").out)
+    found = json.loads(textcam("diff", f"{store}@1", store, "--json").out)
     assert (found["images"]["added"], found["images"]["removed"]) == (5, 0)
     assert textcam("diff", store, store).out.splitlines()[2:] == ["nothing changed"]
 
@@ -75,7 +75,7 @@ def test_a_store_grows_is_compared_and_pruned(config: Path, textcam: Run) -> Non
         "dry run": "no",
     }
     assert textcam("verify", store).out == "ok\n"
-    gone = textcam("diff", store, store, "--snapshot-a", 1)
+    gone = textcam("diff", f"{store}@1", store)
     assert (gone.code, gone.out) == (2, "")
     assert "No snapshot 1 in this store" in gone.err
 
@@ -96,12 +96,12 @@ def test_several_classifiers_are_run_compared_and_shown_together(config: Path, t
         f"next: textcam audit {a}",
         f"      textcam audit {b}",
         f"      textcam compare {a} {b}",
-        f"      textcam report {folder} report",
+        f"      textcam report {folder} -o report",
     ]
     told = textcam("compare", folder, "linear_classifier", "b", "--json")
     assert told.out == textcam("compare", a, b, "--json").out == textcam("compare", folder, "--json").out
     assert json.loads(told.out)["store_b"] == str(b)
-    assert textcam("report", folder, config.parent / "report").code == 0
+    assert textcam("report", folder, "-o", config.parent / "report").code == 0
     page = (config.parent / "report" / "side-by-side.html").read_text()
     assert "linear_classifier" in page
     assert ">b<" in page
@@ -110,7 +110,7 @@ def test_several_classifiers_are_run_compared_and_shown_together(config: Path, t
         "linear_classifier": False,
         "b": False,
     }
-    for request in (["info", folder], ["compare", folder, "b"], ["compare", a]):
+    for request in (["search", folder, "grass"], ["compare", folder, "b"], ["compare", a]):
         refused = textcam(*request)
         assert refused.code == 2, request
     assert f"{a}, {b}" in textcam("compare", folder, "b").err
