@@ -21,6 +21,9 @@ try:  # a light install, without the extra `precompute`, has Pillow alone
 except ImportError:
     simplejpeg = None
 
+# What sources list by suffix, as Pillow calls it ("JPEG" opens MPO as well). Any other plugin stays shut,
+# whatever the bytes say: some hand them to a program of the system (EPS to Ghostscript).
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 100_000_000
 # A progressive JPEG repeats the whole picture in each scan; encoders write about ten. Thousands in a small
 # file keep a decoder busy for minutes.
@@ -61,7 +64,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, where: str = "", fast: 
     if not data:
         raise ImageError("The image cannot be decoded: the file is empty.", where=where)
     try:
-        with Image.open(io.BytesIO(data)) as opened:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             _check_limits(opened, data, max_pixels, where)
             pixels = _fast_pixels(opened, data) if fast else None
             if pixels is None:
@@ -75,7 +78,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, where: str = "", fast: 
         raise ImageError(f"The image is too large: {error}", where=where) from None
     except Exception as error:  # Pillow's plugins raise nearly every kind of exception on hostile bytes
         reason = (
-            "not an image that Pillow knows"
+            "not an image of a known format (JPEG, PNG, WebP, BMP, GIF, TIFF)"
             if isinstance(error, Image.UnidentifiedImageError)
             else str(error)
         )

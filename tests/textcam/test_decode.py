@@ -1,5 +1,6 @@
 """The fast decoder gives what the reference gives; limits hold before a pixel is decoded."""
 
+import contextlib
 import io
 import os
 import random
@@ -165,3 +166,28 @@ def test_without_the_fast_decoder_the_reference_is_used(monkeypatch: pytest.Monk
     assert both.endswith(decoder_name())
     assert decoder_name().startswith("pillow ")
     assert decode(as_jpeg(photograph(31, 29, 2))).size == (31, 29)
+
+
+@pytest.mark.parametrize(
+    "name", sorted({"JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "MPO"}), ids=lambda name: name.lower()
+)
+def test_the_formats_that_sources_list_are_read(name: str) -> None:
+    sink = io.BytesIO()
+    photograph(40, 30).save(sink, name)
+    assert decode(sink.getvalue()).size == (40, 30)
+
+
+def test_bytes_of_other_formats_start_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = io.BytesIO()
+    photograph(40, 30).save(sink, "EPS")
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # what it found before
+    with pytest.raises(ImageError, match="not an image of a known format"):
+        decode(sink.getvalue(), where="picture.jpg")
+    assert not (tmp_path / "started").exists()
+    with contextlib.suppress(OSError), Image.open(io.BytesIO(sink.getvalue())) as opened:
+        opened.load()
+    assert (tmp_path / "started").exists()  # Pillow alone would have started it
