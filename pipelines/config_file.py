@@ -151,9 +151,9 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
         return str((base / value).resolve())
 
     def weights(value: str | None) -> str | None:
-        # Weights may be a tag of a library ("laion2b_s34b_b79k") or "random": only what exists, or looks
-        # like a file, is a path.
-        if value is None or not (Path(value).suffix or (base / value).exists()):
+        # Weights may be a tag of a library ("laion2b_s34b_b79k") or "random", whatever lies beside the
+        # configuration under that name: only what looks like a file is a path.
+        if value is None or not (Path(value).suffix or "/" in value):
             return value
         return absolute(value)
 

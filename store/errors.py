@@ -37,6 +37,11 @@ def _rebuild(kind: type[TextcamError], what: str, where: str, fix: str) -> Textc
     return kind(what, where=where, fix=fix)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line that a library's error says something in; its kind where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 # --- the request was wrong (exit code 2) --------------------------------------------------------------------
 
 

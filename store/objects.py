@@ -17,7 +17,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import MemoryStore, from_url
 
 from store.addresses import split_bucket
-from store.errors import SnapshotConflict, StorageUnavailable
+from store.errors import SnapshotConflict, StorageUnavailable, first_line
 from store.storage import Entry, RangeFile, checked_path, step
 
 RETRIES: Any = {"max_retries": 8, "retry_timeout": timedelta(minutes=1)}
@@ -154,7 +154,7 @@ def named_errors(uri: str, path: str) -> Iterator[None]:
         raise FileNotFoundError(where) from None
     except (BaseError, OSError, ValueError) as error:  # ValueError: a path that the client does not take
         raise StorageUnavailable(
-            f"The object store did not answer as it should: {str(error).splitlines()[0]}",
+            f"The object store did not answer as it should: {first_line(error)}",
             where=where,
             fix=FIX,
         ) from error

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from store.checked import LARGE, CheckedFile, check_file
-from store.errors import Damaged, TextcamError
+from store.errors import Damaged, TextcamError, first_line
 from store.index import INDEXED, load_index
 from store.manifest import FINGERPRINTS, PartRecord, read_manifest
 from store.marks import damaged_marks
@@ -114,7 +114,7 @@ def _guarded(kind: str, where: str, check: Callable[[], Iterable[Problem]]) -> l
         kind = "damaged" if isinstance(error, Damaged) else kind
         found.append(Problem(kind, error.where or where, error.what))
     except (pa.ArrowException, OSError, ValueError, RuntimeError) as error:
-        found.append(Problem("damaged", where, f"cannot be read: {str(error).splitlines()[0]}"))
+        found.append(Problem("damaged", where, f"cannot be read: {first_line(error)}"))
     return found
 
 

@@ -13,11 +13,11 @@ from open_clip.factory import load_checkpoint
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import nn
 
-from store.errors import ModelError
+from store.errors import ModelError, first_line
 from textcam.model_strings import FOLDER, HUB, PREFIX, RANDOM
 from textcam.preprocess import Preprocess, build_transform, check_overrides, split
 from textcam.user_code import call_user_function
-from textcam.weights import check_finite, load_into, mismatch, read_state
+from textcam.weights import check_finite, load_into, mismatch, read_state, unknown_tag
 
 MERGES = "bpe_merges.txt.gz"
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.pth")
@@ -60,7 +60,10 @@ def _from_open_clip(model: str, weights: str | None, options: dict[str, Any]) ->
             _fill(built, Path(weights) if weights else _weights_in(folder))
         return built
     if model.startswith(HUB):
-        return _construct(model, None, options, load=weights != RANDOM)
+        built = _construct(model, None, options, load=weights is None)
+        if weights not in (None, RANDOM):
+            _fill(built, Path(weights))
+        return built
     if model not in open_clip.list_models():
         raise ModelError(
             f"open_clip has no model '{model}'",
@@ -79,28 +82,26 @@ def _from_open_clip(model: str, weights: str | None, options: dict[str, Any]) ->
     built = _construct(model, None, options)
     if weights != RANDOM:
         if not Path(weights).is_file():
-            raise ModelError(
-                f"'{weights}' is neither a tag of {model} nor a file",
-                where="encoder.weights",
-                fix=f"tags: {', '.join(tags) or 'none'}; or give the path of a file",
-            )
+            raise unknown_tag(weights, model, "encoder.weights", tags)
         _fill(built, Path(weights))
     return built
 
 
 def _construct(model: str, tag: str | None, options: dict[str, Any], load: bool | None = None) -> nn.Module:
+    load = tag is not None if load is None else load
     try:
         with _quiet():
             return open_clip.create_model(
                 model,
                 pretrained=tag,
-                load_weights=tag is not None if load is None else load,
+                load_weights=load,
+                require_pretrained=load,  # a hub's folder without weights is no model with random ones
                 pretrained_text=False,
                 **options,
             )
     except Exception as error:
         raise ModelError(
-            f"open_clip cannot build the model: {type(error).__name__}: {str(error).strip().splitlines()[0]}",
+            f"open_clip cannot build the model: {type(error).__name__}: {first_line(error)}",
             where=model,
             fix="offline, give a local file as weights; else check the configuration and the options",
         ) from error
@@ -170,7 +171,7 @@ def _tokenizer(name: str, context_length: int | None) -> Any:
             return open_clip.get_tokenizer(name, context_length=context_length)
     except Exception as error:
         raise ModelError(
-            f"the tokenizer cannot be had: {type(error).__name__}: {str(error).strip().splitlines()[0]}",
+            f"the tokenizer cannot be had: {type(error).__name__}: {first_line(error)}",
             where=name,
             fix="it is downloaded on first use; offline, use local-dir: with the tokenizer's files",
         ) from error

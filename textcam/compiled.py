@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from store.errors import ConfigError
+from store.errors import ConfigError, first_line
 from textcam.device import is_out_of_memory
 
 T = TypeVar("T")
@@ -32,13 +32,9 @@ def compiled(forward: Callable[[torch.Tensor], T]) -> Callable[[torch.Tensor], T
             if is_out_of_memory(cause):
                 raise cause from None
             raise ConfigError(
-                f"The models cannot be compiled here: {_first_line(cause)}",
+                f"The models cannot be compiled here: {first_line(cause)}",
                 where="run.compile",
                 fix="Install a C++ compiler (g++) on every node that runs models, or set run.compile: false.",
             ) from error
 
     return call
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import torch
 
-from store.errors import ModelError
+from store.errors import ModelError, first_line
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ def choose_device(device: str) -> str:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ModelError(
-            f"device '{device}' cannot be used: {str(error).splitlines()[0]}",
+            f"device '{device}' cannot be used: {first_line(error)}",
             where="device",
             fix="use auto, cpu or cuda",
         ) from error
@@ -67,7 +67,7 @@ def with_room(size: int, work: Callable[[int], T]) -> tuple[T, int]:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
         if size == 1:
             raise ModelError(
                 f"There is no room for a single image: {reason}",

@@ -8,18 +8,17 @@ file, or random from a seed. Nothing is downloaded unless the library's own weig
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from store.errors import ModelError
+from store.errors import ModelError, first_line
 from textcam.model_strings import PREFIX, RANDOM, options_of
 from textcam.preprocess import Preprocess, Transform, build_transform, check_overrides, split
 from textcam.user_code import call_user_function
-from textcam.weights import check_finite, load_into
-
-TAGS = "IMAGENET1K_"  # torchvision's names of the weights that it offers for a model
+from textcam.weights import check_finite, load_into, unknown_tag
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,9 @@ def build_network(
 ) -> Network:
     """Build the network of ``model``.
 
-    ``weights``: None for the library's pretrained ones (torchvision: its newest, or by a name such as
-    IMAGENET1K_V1), a file, or "random", drawn from ``seed`` to try shapes. ``options`` are passed to the
+    ``weights``: None for the library's pretrained ones (torchvision: its newest, or by a name that it has for
+    this model, such as IMAGENET1K_V1 or DEFAULT), a file, or "random", drawn from ``seed`` to try shapes.
+    What is none of these is refused: nothing is explained that was not loaded. ``options`` are passed to the
     library or function; they may also be written behind the name, as in ``timm:NAME?pad_type=same``.
     ``preprocess`` overrides size, mean, std, interpolation and crop (the part of the resized image's side
     that is kept). Raises ModelError.
@@ -64,8 +64,6 @@ def build_network(
         module, transform, names = builders[source](name, weights, options, overrides)
         if weights == RANDOM:
             _draw_zeros(module)
-    if weights not in (None, RANDOM) and not (source == "torchvision" and weights.startswith(TAGS)):
-        load_into(module, weights)
     module = module.to(torch.float32).eval().requires_grad_(False)
     check_finite(module, model)
     return Network(module, split(transform, model), names)
@@ -85,12 +83,21 @@ Built = tuple[nn.Module, Transform, tuple[str, ...] | None]
 def _from_timm(name: str, weights: str | None, options: dict[str, Any], overrides: dict[str, Any]) -> Built:
     import timm
     from timm.data import create_transform, resolve_model_data_config
+    from timm.models import get_arch_pretrained_cfgs
 
     if not timm.is_model(name):
         raise _unknown_name("timm", name, timm.list_models())
+    architecture, _, tag = name.partition(".")
+    tagged = list(get_arch_pretrained_cfgs(architecture))
+    if tag and name not in tagged:
+        raise unknown_tag(tag, f"timm:{architecture}", "classifier.model", tagged)
+    if weights not in (None, RANDOM) and not Path(weights).is_file():
+        raise unknown_tag(weights, f"timm:{architecture}", "classifier.weights", tagged)
     module = _construct(
         f"timm:{name}", lambda: timm.create_model(name, pretrained=weights is None, **options)
     )
+    _check_head(module, name, weights)
+    _load(module, weights)
     config = resolve_model_data_config(module)
     if "size" in overrides:
         size = overrides.pop("size")
@@ -99,6 +106,23 @@ def _from_timm(name: str, weights: str | None, options: dict[str, Any], override
         config["crop_pct"] = overrides.pop("crop")
     config |= overrides
     return module, create_transform(**config, is_training=False), _timm_names(module)
+
+
+def _check_head(module: Any, name: str, weights: str | None) -> None:
+    """timm leaves the head random where its weights are for another number of classes, and says nothing."""
+    trained = (getattr(module, "pretrained_cfg", None) or {}).get("num_classes")
+    wanted = getattr(module, "num_classes", trained)
+    if weights is None and trained != wanted:
+        raise ModelError(
+            f"the library's weights have {trained} classes and the model {wanted}: its head would be random",
+            where=f"timm:{name}",
+            fix="give a file of weights for these classes, or weights: random to try shapes",
+        )
+
+
+def _load(module: nn.Module, weights: str | None) -> None:
+    if weights not in (None, RANDOM):
+        load_into(module, weights)
 
 
 def _timm_names(module: nn.Module) -> tuple[str, ...] | None:
@@ -119,9 +143,14 @@ def _from_torchvision(
     if name not in models.list_models(module=models):
         raise _unknown_name("torchvision", name, models.list_models(module=models))
     entries = models.get_model_weights(name)
-    entry = entries[weights] if weights in entries.__members__ else entries.DEFAULT
-    chosen = entry if weights is None or weights in entries.__members__ else None
+    tags = entries.__members__
+    if weights is not None and weights not in (RANDOM, *tags) and not Path(weights).is_file():
+        raise unknown_tag(weights, f"torchvision:{name}", "classifier.weights", list(tags))
+    entry = tags.get(weights or "DEFAULT", entries.DEFAULT)
+    chosen = entry if weights is None or weights in tags else None
     module = _construct(f"torchvision:{name}", lambda: models.get_model(name, weights=chosen, **options))
+    if chosen is None:
+        _load(module, weights)
     preset = entry.transforms()
     if overrides:
         known = {
@@ -156,6 +185,7 @@ def _from_function(
                 fix="return (module, transform) from the function, or set preprocess: size, mean and std",
             )
         transform = build_transform(**overrides)
+    _load(module, weights)
     names = getattr(module, "class_names", None)
     return module, transform, tuple(str(each) for each in names) if isinstance(names, Iterable) else None
 
@@ -170,7 +200,7 @@ def _construct(model: str, build: Callable[[], Any]) -> nn.Module:
         ) from error
     except Exception as error:
         raise ModelError(
-            f"the model cannot be built: {type(error).__name__}: {str(error).strip().splitlines()[0]}",
+            f"the model cannot be built: {type(error).__name__}: {first_line(error)}",
             where=model,
             fix="its pretrained weights could not be had: give a local file, or weights: random",
         ) from error

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from store.errors import ModelError
+from store.errors import ModelError, first_line
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 # Where training scripts put the weights beside epoch counters and optimiser state.
@@ -67,7 +67,7 @@ def _read_pickled(path: Path) -> dict[str, torch.Tensor]:
             fix="save the module's state_dict() alone, best as .safetensors, or copy the file again",
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "it ends early"
+        reason = first_line(error) if str(error).strip() else "it ends early"
         raise ModelError(
             f"the weights file cannot be read: {reason}",
             where=path,
@@ -115,6 +115,15 @@ def load_into(module: nn.Module, path: str | Path) -> None:
         )
     module.load_state_dict(state, strict=False)
     check_finite(module, path)
+
+
+def unknown_tag(weights: str, model: str, where: str, tags: list[str]) -> ModelError:
+    """What to say of weights that are neither a name that the model's library has for them nor a file."""
+    return ModelError(
+        f"'{weights}' is neither a tag of {model} nor a file",
+        where=where,
+        fix=f"tags: {', '.join(tags) or 'none'}; or give the path of a file",
+    )
 
 
 def mismatch(module: nn.Module, state: Mapping[str, torch.Tensor]) -> str:

@@ -81,6 +81,19 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert config.store == "s3://bucket/store"
 
 
+def test_a_tag_is_a_tag_whatever_lies_beside_the_file(tmp_path: Path) -> None:
+    for name in ("random", "openai"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run.yaml").write_text(
+        "images: {uri: x}\n"
+        "classifier: {model: 'timm:x', weights: random}\n"
+        "encoder: {model: ViT-B-32, weights: openai}\n"
+        "store: y\n"
+    )
+    config = load_config(tmp_path / "run.yaml")
+    assert (config.classifier.weights, config.encoder.weights) == ("random", "openai")
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [("a: [1", "not valid YAML"), ("- 1\n- 2\n", "a mapping of sections"), ("", "a mapping of sections")],

@@ -1,5 +1,6 @@
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
-from store.errors import ModelError
+from store.errors import ModelError, first_line
 from tests.textcam.photographs import photograph, photographs
 from textcam.classifier import METHODS, LinearHead, TorchClassifier, load_classifier
 from textcam.layers import find_target
@@ -292,6 +293,76 @@ def test_the_names_of_torchvisions_weights_choose_weights_and_preprocessing(monk
         models.RegNet_X_400MF_Weights.IMAGENET1K_V2.url,
         models.RegNet_X_400MF_Weights.IMAGENET1K_V1.url,
     ]
+
+
+def asked_of_torchvision(monkeypatch, model, weights, **arguments):
+    """The addresses that torchvision asks for when it loads a model; the state it gets is random."""
+    asked = []
+
+    def answer(url, *_arguments, **_keywords):
+        asked.append(url)
+        return models.get_model(model.partition(":")[2], weights=None).state_dict()
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", answer)
+    load_classifier(model, weights=weights, **arguments)
+    return asked
+
+
+def test_a_name_that_torchvision_has_no_weights_for_is_refused_and_the_names_are_told(tmp_path, monkeypatch):
+    model = "torchvision:squeezenet1_1"
+    for wrong in ("IMAGENET1K_V2", "IMAGENET1K_V9", "default", "V1"):
+        with pytest.raises(ModelError, match=f"'{wrong}' is neither a tag of {model} nor a file") as error:
+            load_classifier(model, weights=wrong)
+        assert "tags: IMAGENET1K_V1, DEFAULT;" in error.value.fix
+    only = models.SqueezeNet1_1_Weights.IMAGENET1K_V1.url
+    for right in ("IMAGENET1K_V1", "DEFAULT", None):
+        assert asked_of_torchvision(monkeypatch, model, right) == [only]
+    # A file is loaded, however it is called.
+    source = build_network(model, weights="random", seed=5).module
+    monkeypatch.chdir(tmp_path)
+    save_file(source.state_dict(), "IMAGENET1K_V1.safetensors")
+    loaded = load_classifier(model, weights="IMAGENET1K_V1.safetensors")
+    assert loaded.fingerprint == load_classifier(model, weights="random", seed=5).fingerprint
+
+
+def test_the_weights_that_the_page_shows_exist():
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    shown = re.findall(r'"torchvision:(\w+)", weights: (\w+)}', page)
+    assert shown
+    for name, weights in shown:
+        assert weights in models.get_model_weights(name).__members__
+    tagged = re.findall(r'"timm:([\w.]+)"}', page)
+    assert tagged
+    assert set(tagged) <= set(timm.list_models(pretrained=True))
+
+
+def test_a_tag_that_timm_does_not_have_is_refused_and_the_tags_are_told():
+    with pytest.raises(ModelError, match="'a9_in1k' is neither a tag of timm:resnet50 nor a file") as error:
+        load_classifier("timm:resnet50.a9_in1k")
+    assert "resnet50.a1_in1k, " in error.value.fix
+    with pytest.raises(ModelError, match="'IMAGENET1K_V2' is neither a tag of timm:resnet50") as error:
+        load_classifier("timm:resnet50", weights="IMAGENET1K_V2")
+    assert "resnet50.a1_in1k, " in error.value.fix
+
+
+def test_a_head_that_the_librarys_weights_do_not_fill_is_refused(monkeypatch):
+    model = "test_vit"
+    state = timm.create_model(model).state_dict()
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_a, **_k: dict(state))
+    assert load_classifier(f"timm:{model}").channels == 128
+    with pytest.raises(ModelError, match="have 1000 classes and the model 7: its head would be random"):
+        load_classifier(f"timm:{model}?num_classes=7")
+
+
+def test_an_error_without_a_message_is_named_by_its_kind(monkeypatch):
+    def fails(*_arguments, **_options):
+        raise RuntimeError(" \n")
+
+    monkeypatch.setattr("timm.create_model", fails)
+    with pytest.raises(ModelError, match="cannot be built: RuntimeError: RuntimeError"):
+        load()
+    assert first_line(OSError()) == "OSError"
+    assert first_line(ValueError("\n  said\nmore")) == "said"
 
 
 def test_requests_that_cannot_be_met_are_refused():

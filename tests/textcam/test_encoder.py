@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from store.errors import ModelError
 from tests.textcam.photographs import photographs
 from tests.textcam.tiny_clips import TOWERS, D, write_clip
+from textcam.clip_models import build_clip
 from textcam.encoder import load_encoder
+from textcam.weights import hash_state
 
 TEXTS = ["red", "a cat", "a red cat, twice", "", "zebra"]
 
@@ -221,3 +223,36 @@ def test_dense_features_have_length_one_and_differ_over_the_image(tmp_path, towe
     assert dense.shape[:2] == (2, D)
     assert np.abs(np.linalg.norm(dense, axis=1) - 1).max() < 1e-5
     assert dense.std((2, 3)).max() > 1e-4
+
+
+def hub_folder(folder, *, weights):
+    """What a download from the hub leaves in ``folder``: someone/clip, with or without its weights."""
+    commit = "0" * 40
+    cached = folder / "models--someone--clip"
+    snapshot = cached / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    write_clip(snapshot)
+    if not weights:
+        for path in snapshot.glob("*.safetensors"):
+            path.unlink()
+    return {"cache_dir": str(folder)}
+
+
+def test_a_model_of_the_hub_is_never_without_its_weights(folder, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    other = build_clip(f"local-dir:{folder}", weights="random", seed=3)
+    model, whole = "hf-hub:someone/clip", hub_folder(tmp_path / "whole", weights=True)
+    empty = hub_folder(tmp_path / "empty", weights=False)
+    monkeypatch.setattr(
+        "textcam.clip_models._tokenizer", lambda *_: open_clip.SimpleTokenizer(context_length=9)
+    )
+    assert build_clip(model, options=whole).model is not None
+    with pytest.raises(ModelError, match="open_clip cannot build the model") as error:
+        build_clip(model, options=empty)
+    assert "weights" in error.value.what
+    # and a file that is given is the one that is loaded
+    save_file(dict(other.model.state_dict()), tmp_path / "mine.safetensors")
+    mine = build_clip(model, weights=str(tmp_path / "mine.safetensors"), options=empty)
+    assert hash_state(mine.model) == hash_state(other.model)
