@@ -11,6 +11,7 @@ from typing import Any
 
 from store.errors import ModelError, TextcamError
 from textcam.model_strings import function_of
+from textcam.own_names import hides
 
 HOME = Path(__file__).resolve().parents[1]  # what holds this package holds the demo as well
 # The functions of this project that make a model, by module and name.
@@ -86,7 +87,7 @@ def _find(model: str, module_name: str, function_name: str) -> Any:
         raise ModelError(
             f"module '{module_name}' has no function '{function_name}'",
             where=model,
-            fix=f"it has {', '.join(sorted(names)[:8]) or 'no functions'}",
+            fix=hides(module_name) or f"it has {', '.join(sorted(names)[:8]) or 'no functions'}",
         )
     return function
 
