@@ -34,7 +34,7 @@ Item = TypeVar("Item")
 Stage = Callable[[Any, Any], Any]
 
 # Failures that no other item or attempt can escape: the run stops at once and says so.
-_FATAL = (ConfigError, ModelError, StorageFull)
+FATAL = (ConfigError, ModelError, StorageFull)
 _NEWS_SECONDS, _LISTEN_SECONDS = 1.0, 5.0
 _RETRY_SECONDS = 0.5  # doubled at each further attempt, for a storage that is away for a moment
 
@@ -152,7 +152,7 @@ def _attempt(stage: Stage, bench: Any, item: Item, attempts: int) -> Iterator[Wo
             record = (yield from _paced(made)) if isinstance(made, Generator) else made
             yield Outcome(item, record=record, attempts=attempt)
             return
-        except _FATAL:
+        except FATAL:
             raise
         except StorageUnavailable as error:
             failure = str(error)

@@ -8,8 +8,9 @@ Everything happens on the central square of an image, at its own resolution: the
 the classifier prepares it as it prepares any image. The cells of the two models are taken to cover it both.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial as bind
 from typing import Any, Self
 
 import numpy as np
@@ -19,11 +20,13 @@ from PIL import Image as Pillow
 
 from pipelines.bench import Bench, digest
 from pipelines.describe import Described
+from pipelines.execute import FATAL
 from pipelines.extract import ShardRecord
 from pipelines.feed import stack
 from pipelines.images import ImagePlan, ImageRef, Shard, read_image
 from pipelines.ledger import Codec, File, read_arrays
 from pipelines.proof_images import Sample, draw, find_samples
+from pipelines.working import Working
 from store.errors import ImageError
 from store.manifest import PartRecord
 from store.reader import read_part
@@ -31,8 +34,11 @@ from store.writer import NO_ID, write_part
 from textcam.arrays import unit_rows
 from textcam.audit import Finding, core_texts
 from textcam.cam import group_maps
+from textcam.classifier import TorchClassifier
 from textcam.decode import decode
+from textcam.device import is_out_of_memory
 from textcam.edits import Image, core_cells, edit_of
+from textcam.encoder import ClipEncoder
 from textcam.groups import group_directions
 from textcam.proof import Proof, margins, weigh, with_proof
 from textcam.records import finding_rows, findings_of
@@ -150,7 +156,7 @@ def proof_items(
         text = _place(shared, finding)
         by_colour = edits[text] in ("hue", "tone")
         subject = Subject(finding.class_id, edits[text], text, groups, colourless if by_colour else ())
-        mine = digest(described.key, asdict(subject), asdict(sample))
+        mine = digest(described.key, asdict(subject), asdict(sample), bench.config.cam.method)
         items.append(ProofItem(subject, sample, Shard(len(items), rows, mine), described.shared))
     return items
 
@@ -184,27 +190,34 @@ def core_groups(
 # --- one finding ----------------------------------------------------------------------------------------
 
 
-def prove_finding(bench: Bench, item: ProofItem) -> Asked:
+def prove_finding(bench: Bench, item: ProofItem) -> Generator[Working, None, Asked]:
     """Ask the classifier about one finding. A stage for ``execute``."""
     shared = read_arrays(bench.store, item.shared)
     pictures = read_pictures(bench, item, shared["group_of"])
+    yield Working(len(pictures), 0, halved=bench.halved)
     cast = Cast(pictures, item.sample.carriers, item.sample.donors, item.sample.strangers)
     subject, texts = item.subject, shared["text_embeddings"].astype(np.float64)
     trials = make_trials(subject.edit, subject.text, texts, cast, subject.colourless)
-    return ask(bench, item.subject.class_id, trials, images=len(pictures))
+    asked = ask(bench, item.subject.class_id, trials, images=len(pictures))
+    yield Working(len(pictures), 0, halved=bench.halved)
+    return asked
 
 
 def ask(bench: Bench, class_id: int, trials: Sequence[Trial], images: int) -> Asked:
-    """The margins of all trials' pictures, and what the edits cost."""
+    """The margins of all trials' pictures, and what the edits cost. A trial of which the classifier cannot
+    have a picture, or on which it overflows, is left out."""
 
     def asked(pictures: Sequence[Image], classes: Sequence[int]) -> NDArray[np.float64]:
-        size, found = bench.config.run.batch_size, [np.zeros(0)]
-        for start in range(0, len(pictures), size):
-            images = [Pillow.fromarray(one) for one in pictures[start : start + size]]
-            pixels = stack([bench.classifier.prepare(one) for one in images], size)
-            logits = bench.classifier.forward(pixels).logits[: len(images)]
-            found.append(margins(logits, np.array(classes[start : start + size])))
-        return np.concatenate(found)
+        def passes(size: int) -> NDArray[np.float64]:
+            found = np.full(len(pictures), np.nan)
+            for start in range(0, len(pictures), size):
+                rows, pixels = prepared(bench.classifier, pictures[start : start + size])
+                if pixels:
+                    logits = bench.classifier.forward(stack(pixels, size)).logits[: len(pixels)]
+                    found[start + rows] = margins(logits, np.array(classes)[start + rows])
+            return found
+
+        return bench.with_room(passes)
 
     edits = len(trials[0].edited) if trials else 1
     own, others = [class_id] * len(trials), [trial.other_class for trial in trials]
@@ -219,7 +232,7 @@ def ask(bench: Bench, class_id: int, trials: Sequence[Trial], images: int) -> As
     other = asked([trial.other for trial in trials], others)
     other = other - mean([trial.other_edited for trial in trials], others)
     columns = np.stack([before, drop, kept, other])
-    columns = columns[:, np.isfinite(columns).all(axis=0)]  # a model may overflow on a strange picture
+    columns = columns[:, np.isfinite(columns).all(axis=0)]
     return Asked(images, *(tuple(one) for one in columns.tolist()))
 
 
@@ -227,37 +240,77 @@ def ask(bench: Bench, class_id: int, trials: Sequence[Trial], images: int) -> As
 
 
 def read_pictures(bench: Bench, item: ProofItem, group_of: NDArray[np.integer]) -> dict[int, Picture]:
-    """The item's images by id, without those that cannot be read."""
-    size = bench.config.run.batch_size
+    """The item's images by id, without those that cannot be read or that a model cannot say anything of."""
+    read = ((ref.image_id, _square(bench, ref)) for ref in item.shard.refs())
+    squares = {image_id: square for image_id, square in read if square is not None}
+    dense = _in_batches(bench, bench.encoder, squares, bench.encoder.dense)
+    pictures = {
+        image_id: Picture(squares[image_id], unit_rows(found.transpose(1, 2, 0)))  # (gh, gw, D)
+        for image_id, found in dense.items()
+    }
+    if not (item.subject.core_groups and item.subject.edit == "swap"):
+        return pictures
     own = {*item.sample.carriers} | {
         one.image_id for one in item.sample.strangers if one.class_id == item.subject.class_id
     }
-    spare = bool(item.subject.core_groups) and item.subject.edit == "swap"
-    read = ((ref.image_id, _square(bench, ref)) for ref in item.shard.refs())
-    squares = [(image_id, square) for image_id, square in read if square is not None]
-    pictures = {}
-    for start in range(0, len(squares), size):
-        batch = squares[start : start + size]
-        images = [Pillow.fromarray(square) for _, square in batch]
-        dense = bench.encoder.dense(stack([bench.encoder.prepare(one) for one in images], size))
-        grids = unit_rows(dense[: len(batch)].transpose(0, 2, 3, 1))  # (B, gh, gw, D)
-        core = _core_maps(bench, item, images, group_of) if spare else None
-        for row, (image_id, square) in enumerate(batch):
-            spared = core_cells(core[row]) if core is not None and image_id in own else None
-            pictures[image_id] = Picture(square, grids[row], spared)
-    return pictures
+    mine = {image_id: squares[image_id] for image_id in pictures if image_id in own}
+    maps = _in_batches(bench, bench.classifier, mine, bind(_core_maps, bench, item, group_of))
+    return {
+        image_id: replace(one, core=core_cells(maps[image_id])) if image_id in mine else one
+        for image_id, one in pictures.items()
+        if image_id not in mine or image_id in maps
+    }
 
 
-def _core_maps(
-    bench: Bench, item: ProofItem, images: Sequence[Pillow.Image], group_of: NDArray[np.integer]
-) -> Floats:
+def _in_batches(
+    bench: Bench,
+    model: TorchClassifier | ClipEncoder,
+    squares: Mapping[int, Image],
+    forward: Callable[[NDArray[Any]], Floats],
+) -> dict[int, Floats]:
+    """What ``forward`` makes of each image, from pixels (B, 3, H, W) to one array an image, a few at a time
+    where memory is short. Images that the model cannot have, or makes no finite numbers of, are left out."""
+
+    def passes(size: int) -> dict[int, Floats]:
+        found: dict[int, Floats] = {}
+        for start in range(0, len(squares), size):
+            ids = list(squares)[start : start + size]
+            rows, pixels = prepared(model, [squares[one] for one in ids])
+            if not pixels:
+                continue
+            made = forward(stack(pixels, size))
+            found |= {ids[row]: one for row, one in zip(rows, made, strict=False) if np.isfinite(one).all()}
+        return found
+
+    return bench.with_room(passes)
+
+
+def prepared(
+    model: TorchClassifier | ClipEncoder, pictures: Sequence[Image]
+) -> tuple[NDArray[np.int64], list[NDArray[Any]]]:
+    """Which of the pictures a model can have, by number, and their pixels. A transform of a user's own may
+    refuse a picture, and more so an edited one."""
+    rows, pixels = [], []
+    for row, picture in enumerate(pictures):
+        try:
+            one = model.prepare(Pillow.fromarray(picture))
+        except Exception as error:
+            if isinstance(error, FATAL) or is_out_of_memory(error):
+                raise
+            continue
+        if one.shape == (3, *model.input_size):
+            rows.append(row)
+            pixels.append(one)
+    return np.array(rows, np.int64), pixels
+
+
+def _core_maps(bench: Bench, item: ProofItem, group_of: NDArray[np.integer], pixels: NDArray[Any]) -> Floats:
     """(B, h, w): what the class's own groups say for it."""
-    pixels = stack([bench.classifier.prepare(one) for one in images], bench.config.run.batch_size)
     class_ids = np.full(len(pixels), item.subject.class_id)
     seen, weights = bench.classifier.forward_cam(pixels, class_ids, bench.config.cam.method, maps=True)
     assert seen.maps is not None
     by_group = group_maps(seen.maps, weights, group_of, int(group_of.max()) + 1)  # (B, G, h, w)
-    found: Floats = by_group[: len(images), list(item.subject.core_groups)].sum(axis=1)
+    found: Floats = by_group[:, list(item.subject.core_groups)].sum(axis=1)
     return found
 
 

@@ -104,6 +104,8 @@ def _draw_maps(bench: Bench, item: MapItem, size: int) -> PartRecord | None:
         by_group = group_maps(maps, weights, group_of, groups)  # (B, G, h, w)
         share = group_contributions(channel_contributions(weights, pool(maps)), group_of, groups)
         for row, image_id in enumerate(ids):
+            if not np.isfinite(by_group[row]).all():
+                continue
             chosen = np.argsort(-share[row], kind="stable")[:GROUP_MAPS]
             rows.append((image_id, int(class_ids[row]), WHOLE_MAP, *quantise(by_group[row].sum(0))))
             rows += [

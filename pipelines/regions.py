@@ -161,7 +161,8 @@ def _pairs_of(arrays: dict[str, NDArray[Any]]) -> tuple[Ints, Ints, Ints]:
 def region_vectors(bench: Bench, item: RegionItem) -> RegionVectors:
     """Dense features of some example images pooled by channel maps. A stage for ``execute``.
 
-    An image that cannot be read again has no vectors, and is taken up when it can.
+    An image that cannot be read again has no vectors, and is taken up when it can; nor has one of which a
+    model makes no finite maps.
     """
     return bench.with_room(lambda size: _region_vectors(bench, item, size))
 
@@ -179,10 +180,12 @@ def _region_vectors(bench: Bench, item: RegionItem, size: int) -> RegionVectors:
             at += [row] * (len(batch) - before)
         if not at:
             continue
-        seen[at] = True
         maps = bench.classifier.maps(stack(batch.for_classifier(), size))
         dense = bench.encoder.dense(stack(batch.for_encoder, size))
         for place, row in enumerate(at):
+            if not (np.isfinite(maps[place]).all() and np.isfinite(dense[place]).all()):
+                continue
+            seen[row] = True
             mine = np.flatnonzero(item.pairs[:, 0] == row)
             channels, sides = item.pairs[mine, 1], item.pairs[mine, 2]
             inside, outside = pool_regions(maps[place], dense[place], channels, sides, refs[row].image_id)

@@ -263,3 +263,106 @@ def cue_classifier() -> tuple[nn.Module, transforms.Compose]:
 
 def cue_clip() -> tuple[nn.Module, transforms.Compose, object]:
     return CueClip(), cue_transform(), tokens
+
+
+# --- the same two, when something is wrong with them or with an image -----------------------------------
+
+
+class HungrySees(SeesColours):
+    """Memory has room for two images at a time."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().forward(x)
+
+
+ROOM: int | None = None  # images at a time, of a network that is short of memory by and by
+
+
+class Shrinking(SeesColours):
+    """There is room for ROOM images."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if ROOM is not None and len(x) > ROOM:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().forward(x)
+
+
+def shrinking_classifier() -> tuple[nn.Module, transforms.Compose]:
+    model = GoesByCues()
+    model.features = Shrinking()
+    return model, cue_transform()
+
+
+def hungry_cue_classifier() -> tuple[nn.Module, transforms.Compose]:
+    model = GoesByCues()
+    model.features = HungrySees()
+    return model, cue_transform()
+
+
+def hungry_cue_clip() -> tuple[nn.Module, transforms.Compose, object]:
+    model = CueClip()
+    model.visual.see[0] = HungrySees()
+    return model, cue_transform(), tokens
+
+
+def is_mixed(pixels: np.ndarray) -> np.ndarray:
+    """(B,): has an image (B, 3, H, W), from -1 to 1, colours that no original has, but edited ones do?"""
+    share = (np.abs(pixels) < 0.4).any(axis=1).mean(axis=(1, 2))
+    return (share > 0) & (share < 0.5)  # the noise that networks are tried out on is mixed everywhere
+
+
+class Refuses:
+    """The last step of a transform that cannot do with mixed colours, and says so as user code does."""
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        if is_mixed(pixels.numpy()[None])[0]:
+            raise TypeError("unsupported operand")
+        return pixels
+
+
+def refusing_classifier() -> tuple[nn.Module, transforms.Compose]:
+    return GoesByCues(), transforms.Compose([*cue_transform().transforms, Refuses()])
+
+
+class Overflows(GoesByCues):
+    """The same network, which makes no numbers of mixed colours."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made = super().forward(x)
+        made[torch.from_numpy(is_mixed(x.detach().numpy()))] = torch.nan
+        return made
+
+
+def overflowing_classifier() -> tuple[nn.Module, transforms.Compose]:
+    return Overflows(), cue_transform()
+
+
+class HolesAreFew(nn.Module):
+    """Of some images in snow, by the noise of their first pixel, one cell is no number."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = torch.round((x[:, 0, 0, 0] + 1) * 127.5)
+        made = seen(x)
+        made[first == 250, :, 0, 0] = torch.nan
+        return made
+
+
+seen = nn.Sequential(SeesColours(), Spread())
+
+
+class ClipWithHoles(CueClip):
+    """The same encoder; a hole in the dense features of an image does not show in its embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.visual.see = HolesAreFew()
+        self.whole = ColourTower()
+
+    def encode_image(self, x: torch.Tensor) -> torch.Tensor:
+        return self.whole(x)
+
+
+def clip_with_holes() -> tuple[nn.Module, transforms.Compose, object]:
+    return ClipWithHoles(), cue_transform(), tokens
