@@ -233,6 +233,12 @@ class RayPool:
 
     def map(self, stage: Stage, items: Iterable[Item]) -> Iterator[News[Item]]:
         """See Pool.map. One item in hand per worker, so a worker that dies costs the work on one item."""
+        try:
+            yield from self._outcomes(stage, items)
+        finally:
+            self._abandon()
+
+    def _outcomes(self, stage: Stage, items: Iterable[Item]) -> Iterator[News[Item]]:
         waiting: deque[tuple[Item, int]] = deque()
         fresh = iter(items)
         while True:
@@ -312,6 +318,16 @@ class RayPool:
             _, mute = ray.wait(list(silent), num_returns=len(silent), timeout=0)
             for stream in mute:
                 ray.kill(silent[stream].worker)
+
+    def _abandon(self) -> None:
+        """Replace workers that are still at work when the work has stopped: what they have to say is not for
+        whoever comes next."""
+        import ray
+
+        for task in self._busy.values():
+            ray.kill(task.worker)
+            self._new_worker()
+        self._busy.clear()
 
     def _take_in(self, answer: Any) -> None:
         """A new worker answered, or died before it could."""

@@ -72,6 +72,7 @@ def prepare(config: Config, report: Report = lambda progress: None) -> tuple[Ben
     load_bank(config.texts.bank, config.texts.templates)  # a bad bank is refused now, not after the images
     bench = Bench(config)
     plan = plan_run(config, bench.store, base)
+    bench.classifier.cam_method(config.cam.method)  # and so is a way that this classifier does not have
     aliases = read_aliases(config.classifier.class_names)
     bench.labels = class_ids_of(plan.labels, bench.classifier.class_names, aliases)
     bench.use_sides()

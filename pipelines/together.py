@@ -27,7 +27,7 @@ from pipelines.run import RunSummary, carry_out, prepare, summary
 from pipelines.spread import Progress, Spreader
 from pipelines.working import Working
 from store.collection import write_names
-from store.errors import RunIncomplete
+from store.errors import RunIncomplete, StorageFull, TextcamError
 from store.prune import at_work
 from store.storage import open_storage
 
@@ -38,12 +38,12 @@ def precompute_together(
     """Run several classifiers, by name (see ``config_file.load_configs``), and commit a snapshot for each.
 
     Raises SourceError, ModelError or ConfigError before any work; RunIncomplete, after the others are
-    finished, if some could not be.
+    finished, if some could not be, whatever went wrong with them; StorageFull at once.
     """
     runs = _prepare_all(configs, report)
     write_names(open_storage(_folder(configs)), list(configs))
     made: dict[str, RunSummary] = {}
-    failures: dict[str, RunIncomplete] = {}
+    failures: dict[str, Exception] = {}
     told = [(bench.config, bench.labels) for bench, _ in runs.values()]
     decoder = bind(Decoder, [config for config, _ in told])
     with open_pool(told[0][0].run, bind(open_benches, told), decoder) as pool:
@@ -53,15 +53,21 @@ def precompute_together(
             try:
                 manifest, new = carry_out(bench, plan, bind(report, name), pool=OneOf(pool, number))
                 made[name] = summary(bench, manifest, new, time.monotonic() - started)
-            except RunIncomplete as error:
+            except StorageFull:
+                raise
+            except Exception as error:
                 failures[name] = error
     if failures:
         raise RunIncomplete(
             f"{len(failures)} of {len(configs)} classifiers could not be finished; the others are committed.",
-            where="\n".join(f"{name}: {error}" for name, error in failures.items()),
+            where="\n".join(f"{name}: {_said(error)}" for name, error in failures.items()),
             fix="Run the same command again: it takes up what is missing.",
-        )
+        ) from next((one for one in failures.values() if not isinstance(one, TextcamError)), None)
     return made
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, TextcamError) else f"{type(error).__name__}: {error}"
 
 
 def _prepare_all(
@@ -127,7 +133,8 @@ def extract_together(
 ) -> None:
     """Extract the shards that at least two of the runs lack, and write them into the records of each.
 
-    A shard that cannot be finished so is left to the runs: they find out whose fault it is.
+    A shard that cannot be finished so is left to the runs, and so are all if the work stops: they find out
+    whose fault it is.
     """
     for bench, plan in runs:
         keep_plan(bench.config, bench.store, plan)
@@ -144,7 +151,7 @@ def extract_together(
         log = EventLog(config.run.events)
         stack.callback(log.close)
         spreader = Spreader(pool, _Shared(ledgers), report, log)
-        with contextlib.suppress(RunIncomplete):
+        with contextlib.suppress(Exception):
             spreader.spread("extract", extract_shared, items, len(items), RECORDS, _counts, images)
 
 

@@ -159,7 +159,7 @@ class TorchClassifier:
         a linear head.
         """
         class_ids = np.asarray(class_ids, dtype=np.int64).reshape(len(pixels))
-        if self.head is not None and self._method(method).of_head is head_rows:
+        if self.head is not None and self.cam_method(method).of_head is head_rows:
             return self.head.weights[class_ids]
         return self.forward_cam(pixels, class_ids, method)[1]
 
@@ -171,7 +171,7 @@ class TorchClassifier:
         maps: bool = False,
     ) -> tuple[ClassifierOutput, Floats]:
         """``forward`` and ``cam_weights`` in one go; without ``class_ids``, of the largest logit."""
-        chosen = self._method(method)
+        chosen = self.cam_method(method)
         if self.head is not None and chosen.of_head is not None:
             output = self.forward(pixels, maps)
             rows = self.head.weights[_largest_or(class_ids, output)]
@@ -236,7 +236,8 @@ class TorchClassifier:
         result = self._seen(logits, leaves[-1].detach().to(torch.float32), maps=True)
         return result, two_sided(found) if self.two_sided else found
 
-    def _method(self, name: str) -> CamMethod:
+    def cam_method(self, name: str) -> CamMethod:
+        """The CAM method of this name. Raises ModelError for one that there is not, or not for this head."""
         if name not in METHODS:
             raise ModelError(
                 f"unknown CAM method '{name}'", where="cam.method", fix=f"allowed: {', '.join(METHODS)}"

@@ -11,6 +11,8 @@ from PIL import Image
 from torch import nn
 from torchvision import transforms
 
+from store.errors import ModelError
+
 SIZE = 16
 CLASSES = ("red", "green", "blue")
 
@@ -117,6 +119,27 @@ def picky_classifier() -> tuple[nn.Module, transforms.Compose]:
     return Net(linear=True), transforms.Compose([NoRed(), *transform().transforms])
 
 
+class Faulty(Net):
+    """The same network, which has a batch of four end in an error."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(linear=True)
+        self.error = error
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) == 4:
+            raise self.error
+        return super().forward(x)
+
+
+def fatal_classifier() -> tuple[nn.Module, transforms.Compose]:
+    return Faulty(ModelError("no such layer", where="here")), transform()
+
+
+def faulty_classifier() -> tuple[nn.Module, transforms.Compose]:
+    return Faulty(AttributeError("no such thing")), transform()
+
+
 class Deadly(Net):
     """The same network, whose process dies of a batch of four."""
 
@@ -188,6 +211,18 @@ class GoesByCues(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.features(x).mean((2, 3)))
+
+
+class Curved(GoesByCues):
+    """The same evidence behind a head that is not linear."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen_of_each = self.features(x).mean((2, 3)) / areas().to(x)
+        return self.head(torch.tanh(seen_of_each) * areas().to(x))
+
+
+def curved_cue_classifier() -> tuple[nn.Module, transforms.Compose]:
+    return Curved(), cue_transform()
 
 
 class ColourTower(ModifiedResNet):

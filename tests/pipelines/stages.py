@@ -80,6 +80,18 @@ def never_ends(bench: Counter, item: int) -> int:
     return item
 
 
+def stops_beside_one_at_work(bench: Counter, item: int) -> int:
+    """0 is at work until it may go on; 1 stops the run once 0 has begun."""
+    begun, go_on = bench.folder / "begun", bench.folder / "go on"
+    if item == 0:
+        begun.touch()
+    while not (begun if item else go_on).exists():
+        time.sleep(0.05)
+    if item == 1:
+        raise ConfigError("no such thing")
+    return item
+
+
 def hangs_beside_one_that_speaks(bench: Counter, item: int) -> Generator[Working, None, int]:
     """0 tells that it is at work, 1 never: both until somebody says that 1 was given up, or 0 has waited for
     that for long."""

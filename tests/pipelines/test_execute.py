@@ -105,6 +105,19 @@ def test_a_lost_worker_is_news(ray_here, tmp_path: Path) -> None:
     assert [(one.item, one.attempts) for one in heard if isinstance(one, Lost)] == [(3, 1)]
 
 
+def test_after_work_that_stopped_a_pool_hears_of_new_work_only(ray_here, tmp_path: Path) -> None:
+    """One item stops the run while another is still at work: its news are not for whoever comes next."""
+    run = RunSection(executor="ray", workers=2, cpus_per_worker=0.5)
+    with open_pool(run, partial(stages.make_counter, str(tmp_path))) as pool:
+        with pytest.raises(ConfigError):
+            list(pool.map(stages.stops_beside_one_at_work, [0, 1]))
+        (tmp_path / "go on").touch()
+        found = [
+            (one.item, one.record) for one in pool.map(stages.square, [7, 8]) if isinstance(one, Outcome)
+        ]
+    assert sorted(found) == [(7, 49), (8, 64)]
+
+
 class Clock:
     """The driver's clock, which a test sets: no busy machine makes a worker late."""
 

@@ -9,9 +9,18 @@ import pytest
 import pipelines.feed
 from pipelines.config_file import load_configs, make_config, make_configs
 from pipelines.estimate import PlanSummary, seconds_together
-from pipelines.run import precompute
+from pipelines.run import Progress, precompute
 from pipelines.together import precompute_together
-from store.errors import ConfigError, RunIncomplete, StoreNotFound
+from store.errors import (
+    ConfigError,
+    Damaged,
+    ModelError,
+    RunIncomplete,
+    SnapshotConflict,
+    StorageFull,
+    StoreNotFound,
+    TextcamError,
+)
 from store.prune import prune
 from store.reader import Snapshot
 from store.storage import open_storage
@@ -21,6 +30,7 @@ from textcam.compare import compare
 
 LINEAR = {"model": "python:tests.pipelines.models:linear_classifier"}
 SQUASHED = {"model": "python:tests.pipelines.models:squashed_classifier", "name": "squashed"}
+SQUASHED_ALONE = {"model": SQUASHED["model"]}
 PICKY = {"model": "python:tests.pipelines.models:picky_classifier", "name": "picky"}
 BROKEN = {"model": "python:tests.pipelines.models:deadly_classifier", "name": "broken"}
 
@@ -48,18 +58,22 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 @pytest.mark.parametrize("executor", ["inline", "ray"])
 def test_each_store_is_what_its_classifier_makes_alone(tmp_path: Path, executor: str) -> None:
-    worlds.write_images(tmp_path / "images")
-    (tmp_path / "images" / "red" / "bad.png").write_bytes(b"no picture")
-    run = {"max_error_rate": 0.1, "executor": executor, "workers": 2}
-    configs = make_configs(raw(tmp_path, LINEAR, SQUASHED, run=run))
-    assert list(configs) == ["linear_classifier", "squashed"]
+    worlds.write_cues(tmp_path / "images")
+    (tmp_path / "images" / "plum" / "bad.png").write_bytes(b"no picture")
+    run = {"max_error_rate": 0.1, "executor": executor, "workers": 2, "cpus_per_worker": 0.5}
+    plain = worlds.cue_config(tmp_path, "together", run=run).model_dump(mode="json")
+    curved = {"model": "python:tests.pipelines.models:curved_cue_classifier", "name": "curved"}
+    first = plain.pop("classifier")
+    configs = make_configs({**plain, "classifiers": [first, curved]})
+    assert list(configs) == ["cue_classifier", "curved"]
     made = precompute_together(configs)
     for name, config in configs.items():
         inline = config.run.model_copy(update={"executor": "inline"})
         alone = config.model_copy(update={"store": str(tmp_path / "alone" / name), "run": inline})
         precompute(alone)
         assert worlds.files(Path(config.store)) == worlds.files(Path(alone.store))
-        assert (made[name].images, made[name].errors) == (23, 1)
+        assert (made[name].images, made[name].errors) == (72, 1)
+        assert made[name].findings >= 3
         assert verify(config.store) == []
 
 
@@ -108,6 +122,76 @@ def test_a_classifier_that_kills_its_workers_costs_the_others_nothing(tmp_path: 
     assert Snapshot.open(configs["linear_classifier"].store).count("images") == 23
     with pytest.raises(StoreNotFound):
         Snapshot.open(configs["broken"].store)
+
+
+@pytest.mark.parametrize(
+    ("model", "said", "executor"),
+    [
+        ("fatal_classifier", "no such layer", "inline"),
+        ("fatal_classifier", "no such layer", "ray"),
+        ("faulty_classifier", "AttributeError: no such thing", "inline"),
+    ],
+)
+def test_a_classifier_that_fails_costs_the_others_nothing(
+    tmp_path: Path, model: str, said: str, executor: str
+) -> None:
+    worlds.write_images(tmp_path / "images")
+    broken = {"model": f"python:tests.pipelines.models:{model}", "name": "broken"}
+    run = {"executor": executor, "workers": 2, "cpus_per_worker": 0.5, "shard_size": 5, "max_attempts": 1}
+    configs = make_configs(raw(tmp_path, LINEAR, broken, SQUASHED, run=run))
+    with pytest.raises(RunIncomplete, match=r"1 of 3 classifiers") as failure:
+        precompute_together(configs)
+    assert failure.value.where.startswith("broken: ")
+    assert said in failure.value.where
+    for name in ("linear_classifier", "squashed"):
+        assert Snapshot.open(configs[name].store).count("images") == 23
+        assert verify(configs[name].store) == []
+    with pytest.raises(StoreNotFound):
+        Snapshot.open(configs["broken"].store)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [SnapshotConflict("Somebody else was faster."), Damaged("A file is damaged."), KeyError("no key")],
+)
+def test_whatever_stops_one_of_them_the_others_are_committed(tmp_path: Path, error: Exception) -> None:
+    worlds.write_images(tmp_path / "images")
+    configs = make_configs(raw(tmp_path, LINEAR, SQUASHED))
+
+    def stop_the_first(name: str, progress: Progress) -> None:
+        if name == "linear_classifier" and progress.stage == "commit":
+            raise error
+
+    with pytest.raises(RunIncomplete, match=r"1 of 2 classifiers") as failure:
+        precompute_together(configs, stop_the_first)
+    named = isinstance(error, TextcamError)
+    expected = error.what if named else "KeyError: 'no key'"
+    assert failure.value.where == f"linear_classifier: {expected}"
+    assert failure.value.__cause__ is (None if named else error)
+    assert Snapshot.open(configs["squashed"].store).count("images") == 23
+
+
+def test_a_full_disk_stops_all_and_says_so(tmp_path: Path) -> None:
+    worlds.write_images(tmp_path / "images")
+    configs = make_configs(raw(tmp_path, LINEAR, SQUASHED))
+
+    def full(name: str, progress: Progress) -> None:
+        if name == "linear_classifier" and progress.stage == "commit":
+            raise StorageFull("No space left.")
+
+    with pytest.raises(StorageFull):
+        precompute_together(configs, full)
+
+
+def test_a_method_that_one_of_them_cannot_have_is_refused_before_any_work(
+    tmp_path: Path, opened: Counter[str]
+) -> None:
+    worlds.write_images(tmp_path / "images")
+    with pytest.raises(ModelError, match="CAM needs a head that is linear"):
+        precompute_together(make_configs(raw(tmp_path, LINEAR, SQUASHED, cam={"method": "cam"})))
+    with pytest.raises(ModelError, match="CAM needs a head that is linear"):
+        precompute(worlds.config(tmp_path, classifier=SQUASHED_ALONE, cam={"method": "cam"}))
+    assert not opened
 
 
 def test_two_of_them_are_compared_and_pruned_each_alone(tmp_path: Path) -> None:
