@@ -10,7 +10,7 @@ help:
 	@echo "make demo    render scenes, explain two small classifiers, write a report (OUT=$(OUT))"
 	@echo "make test    run the tests"
 	@echo "make check   format, lint, types, import directions, tests"
-	@echo "make clean   remove .venv and $(OUT)"
+	@echo "make clean   remove .venv and demo-out"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)
-	@$(BIN)/textcam demo -o $(OUT)
+	@$(BIN)/textcam demo -o '$(OUT)'
 
 test: $(READY)
 	@$(BIN)/python -m pytest -m "not slow"
@@ -55,5 +55,7 @@ layers: $(READY)
 
 check: lint types layers test
 
+# What these files make by themselves, and nothing that a name was given to: that may be anybody's folder.
 clean:
-	rm -rf .venv $(OUT)
+	rm -rf .venv demo-out
+	@test '$(OUT)' = demo-out || echo 'left alone: $(OUT)'
