@@ -156,7 +156,8 @@ def report(
 ) -> None:
     """Write a report that opens from disk, without a server.
 
-    A folder of several classifiers' stores becomes one report that shows them side by side.
+    A folder of several classifiers' stores becomes one report that shows them side by side. DIR is new, or
+    empty, or holds an earlier report, of which nothing stays.
 
     Example: textcam report runs/birds -o report
     """

@@ -1,6 +1,7 @@
 """The report: every page of a store as files that open from disk. A server renders the same templates.
 
-The same store gives the same bytes. An earlier report in the folder is written over; nothing is deleted.
+The same store gives the same bytes, also over an earlier report: what that had more is taken away. Other
+files are left alone (``report_folder``).
 """
 
 import shutil
@@ -20,6 +21,7 @@ from service.contexts import PageContexts
 from service.originals import Originals
 from service.output import new_file, os_errors
 from service.pictures import Album, colour_scale
+from service.report_folder import ReportFolder
 from service.wording import VERDICTS, number, percent, signed
 from store.errors import ConfigError
 from store.reader import Snapshot
@@ -116,7 +118,8 @@ def write_report(
 
     A store is an open snapshot, or an address, of which the newest is taken. ``compare_with``: (label, store)
     of others, which get pages of their own and one that puts all side by
-    side; ``label`` names the first (default: its folder). Raises ConfigError for two equal labels,
+    side; ``label`` names the first (default: its folder). Raises ConfigError for two equal labels and for a
+    folder that holds anything but an earlier report,
     StoreNotFound, Damaged, and StorageUnavailable or StorageFull if the folder cannot be written.
     """
     opened = _opened(store)
@@ -127,8 +130,8 @@ def write_report(
         raise ConfigError("Two stores of a report have the same label.", where=labels, fix="Name each.")
     contents = [Contents.read(snapshot, name) for name, snapshot in named]
     stores = tuple(StoreLink(f"stores/{at}" if at else MAIN, name) for at, (name, _) in enumerate(named))
-    with os_errors("The report cannot be written", out):
-        writer = _Writer(out, stores)
+    with os_errors("The report cannot be written", out), ReportFolder(out) as folder:
+        writer = _Writer(folder, stores)
         for link, one in zip(stores, contents, strict=True):
             writer.write_store(link, one)
         if len(stores) > 1:
@@ -149,17 +152,16 @@ def default_label(store_uri: str | Path) -> str:
 class _Writer:
     """Renders pages into the folder of a report."""
 
-    def __init__(self, out: Path, stores: tuple[StoreLink, ...]) -> None:
-        self.out, self.stores, self.templates = out, stores, environment()
+    def __init__(self, folder: ReportFolder, stores: tuple[StoreLink, ...]) -> None:
+        self.folder, self.stores, self.templates = folder, stores, environment()
         for name in ASSETS:
-            target = out / static_path("asset", MAIN, name=name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(TEMPLATES / name, target)
+            shutil.copyfile(TEMPLATES / name, folder.place(static_path("asset", MAIN, name=name)))
 
     def write_store(self, link: StoreLink, contents: Contents) -> None:
         """All pages of one store. The overview comes last: by then the missing originals are known."""
         config = contents.snapshot.manifest.config
-        album = Album(self.out / link.key / "pictures", Originals(config), config.get("view_share", 1.0))
+        place = partial(self._picture_place, link.key)
+        album = Album(place, Originals(config), config.get("view_share", 1.0))
         pages = PageContexts(contents, album)
         site = self._site(link, contents)
         write = partial(self._write, site=site, group_pages=pages.channel_page_of())
@@ -178,6 +180,9 @@ class _Writer:
         site = self._site(self.stores[0], compared[0].contents)
         self._write("comparison", comparison(compared), site=site, group_pages={})
 
+    def _picture_place(self, store: str, name: str) -> Path:
+        return self.folder.place(static_path("picture", store, name=name))
+
     def _site(self, link: StoreLink, contents: Contents) -> Site:
         counts = contents.counts
         return Site(link.key, link.label, self.stores, bool(counts["channels"]), counts["errors"])
@@ -188,7 +193,5 @@ class _Writer:
         here = static_path(endpoint, site.key, **values)
         url_for = partial(static_url, here, site.key)
         html = render(self.templates, endpoint, site, context, url_for, group_pages)
-        target = self.out / here
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with new_file(target, "The report cannot be written") as file:
+        with new_file(self.folder.place(here), "The report cannot be written") as file:
             file.write(html.encode())

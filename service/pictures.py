@@ -105,18 +105,22 @@ def draw_map(
 
 
 class Album:
-    """Makes the pictures of one store into a folder, each once, opening each original as rarely as possible.
+    """Makes the pictures of one store, each once, opening each original as rarely as possible.
 
-    ``open_original`` takes an image's URI as the store has it and returns the image; what it raises (missing
-    file, unreadable image) becomes a placeholder and one of ``missing``. ``view_share``: see ``view_box``.
+    ``place``: where a picture of a name is to be written; its folder is there. ``open_original`` takes an
+    image's URI as the store has it and returns the image; what it raises (missing file, unreadable image)
+    becomes a placeholder and one of ``missing``. ``view_share``: see ``view_box``.
     """
 
     def __init__(
-        self, folder: Path, open_original: Callable[[str], Image.Image], view_share: float = 1.0
+        self,
+        place: Callable[[str], Path],
+        open_original: Callable[[str], Image.Image],
+        view_share: float = 1.0,
     ) -> None:
-        self.folder, self.view_share = folder, view_share
+        self.view_share = view_share
         self.missing: dict[str, str] = {}
-        self._open_original = open_original
+        self._place, self._open_original = place, open_original
         self._last: tuple[str, Image.Image | None] = ("", None)
         self._made: dict[str, tuple[int, int]] = {}
 
@@ -152,8 +156,7 @@ class Album:
             if original is None:
                 return Picture(None, alt, THUMBNAIL, THUMBNAIL)
             made = make(original)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / name).write_bytes(_webp(made))
+            self._place(name).write_bytes(_webp(made))
             self._made[name] = made.size
         return Picture(name, alt, *self._made[name])
 

@@ -38,7 +38,7 @@ def test_sides_of_a_finding_are_told_apart_by_the_images_own_words(
 ) -> None:
     contexts = PageContexts(
         Contents.read(Snapshot.open(written_store), "x"),
-        Album(tmp_path, lambda uri: Image.new("RGB", (9, 9))),
+        Album(tmp_path.joinpath, lambda uri: Image.new("RGB", (9, 9))),
     )
     (view, *_) = contexts.findings(1).findings
     named = {shot.image.uri for shot in view.named}
@@ -59,7 +59,7 @@ def test_typical_images_are_the_surest_with_the_images_own_groups(
 ) -> None:
     contexts = PageContexts(
         Contents.read(Snapshot.open(written_store), "x"),
-        Album(tmp_path, lambda uri: Image.new("RGB", (9, 9))),
+        Album(tmp_path.joinpath, lambda uri: Image.new("RGB", (9, 9))),
     )
     page = contexts.of_class(2)
     assert [one.shot.image.uri for one in page.images] == [uri_of(2, 0), uri_of(2, 1), uri_of(2, 2)]
@@ -76,7 +76,7 @@ def test_typical_images_are_the_surest_with_the_images_own_groups(
 def test_channels_stand_by_group_then_separation(written_store: Path, tmp_path: Path) -> None:
     contexts = PageContexts(
         Contents.read(Snapshot.open(written_store), "x"),
-        Album(tmp_path, lambda uri: Image.new("RGB", (9, 9))),
+        Album(tmp_path.joinpath, lambda uri: Image.new("RGB", (9, 9))),
     )
     page = contexts.channels(1)
     assert [[one.channel for one in part.channels] for part in page.groups] == [[0, 2, 4, 6], [1, 3, 5]]

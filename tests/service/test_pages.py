@@ -8,7 +8,9 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pytest
 
+from service.contexts import PageContexts
 from service.pages import write_report
+from service.report_folder import LIST
 from store.errors import ConfigError, StoreNotFound
 from tests.service.world import CLASSES, IMAGES_A_CLASS, finding, uri_of, write_world
 from tests.service.written_pages import pages_of
@@ -85,12 +87,63 @@ def test_same_store_same_bytes(written_store: Path, tmp_path: Path) -> None:
     assert first == digests(tmp_path / "second")
 
 
-def test_only_the_stores_own_bytes_matter(written_store: Path, tmp_path: Path) -> None:
-    """Writing over an earlier report of another store gives the same as writing into an empty folder."""
-    other = write_world(tmp_path / "other", findings=())
-    write_report(other, tmp_path / "report", label="x")
+def test_nothing_of_a_larger_earlier_report_stays(written_store: Path, tmp_path: Path) -> None:
+    """Over an earlier report of more stores and pages comes the same as in an empty folder."""
+    many = [finding(rank, rank % 4, 1, "used") for rank in range(60)]
+    other = write_world(tmp_path / "other", findings=many)
+    write_report(other, tmp_path / "report", label="x", compare_with=[("y", written_store)])
+    earlier = set(digests(tmp_path / "report"))
     write_report(written_store, tmp_path / "report", label="x")
     write_report(written_store, tmp_path / "fresh", label="x")
+    assert {"side-by-side.html", "stores/1/index.html", "findings/2.html"} <= earlier - set(
+        digests(tmp_path / "fresh")
+    )
+    assert digests(tmp_path / "report") == digests(tmp_path / "fresh")
+    assert not (tmp_path / "report" / "stores").exists()
+
+
+def test_files_that_are_not_the_reports_stay(written_store: Path, tmp_path: Path) -> None:
+    report, other = tmp_path / "report", tmp_path / "other"
+    write_report(written_store, report, compare_with=[("y", written_store)])
+    other.mkdir()
+    ours = (report / "notes.txt", report / "stores" / "1" / "mine.txt", other / "index.html")
+    for path in ours:
+        path.write_text("mine")
+    # A folder of the report that now lies elsewhere, and a list that somebody else wrote.
+    shutil.rmtree(report / "channels")
+    (report / "channels").symlink_to(other)
+    with (report / LIST).open("a") as file:
+        file.write(f"channels/index.html\n../other/index.html\n{other / 'index.html'}\nassets\n")
+    write_report(written_store, report)
+    assert [path.read_text() for path in ours] == ["mine", "mine", "mine"]
+    assert (report / "assets" / "style.css").is_file()
+    assert [path.name for path in (report / "stores" / "1").iterdir()] == ["mine.txt"]
+
+
+def test_a_folder_of_something_else_is_refused_and_left_as_it_is(written_store: Path, tmp_path: Path) -> None:
+    (tmp_path / "classes").mkdir()
+    (tmp_path / "classes" / "mine.html").write_text("mine")
+    before = digests(tmp_path)
+    with pytest.raises(ConfigError, match="not an earlier report's") as error:
+        write_report(written_store, tmp_path)
+    assert error.value.where == str(tmp_path)
+    assert digests(tmp_path) == before
+
+
+def test_a_report_that_broke_off_is_known_as_one(
+    written_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PageContexts, "overview", breaks)
+        with pytest.raises(KeyboardInterrupt):
+            write_report(written_store, tmp_path / "report", compare_with=[("y", written_store)])
+    assert (tmp_path / "report" / "classes" / "0.html").exists()
+    small = write_world(tmp_path / "small", findings=(), errors=())
+    write_report(small, tmp_path / "report", label="x")
+    write_report(small, tmp_path / "fresh", label="x")
     assert digests(tmp_path / "report") == digests(tmp_path / "fresh")
 
 

@@ -73,7 +73,7 @@ def test_an_album_opens_and_draws_each_picture_once(tmp_path: Path) -> None:
             raise SourceError("There is no such file.", where=uri)
         return Image.new("RGB", (50, 40))
 
-    album = Album(tmp_path, original)
+    album = Album(tmp_path.joinpath, original)
     cells = np.full((4, 5), 9, np.uint8)
     made = [
         album.thumbnail(1, "a", "x"),
