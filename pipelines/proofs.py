@@ -30,7 +30,7 @@ from pipelines.working import Working
 from store.errors import ImageError
 from store.manifest import PartRecord
 from store.reader import read_part
-from store.writer import NO_ID, write_part
+from store.writer import write_part
 from textcam.arrays import unit_rows
 from textcam.audit import Finding, core_texts
 from textcam.cam import group_maps
@@ -105,8 +105,7 @@ ASKED = Codec(asdict, Asked.from_dict, lambda record: [])
 
 def to_prove(bench: Bench, parts: Sequence[PartRecord]) -> list[Finding]:
     """The first findings of those that the audit wrote, as many as the configuration asks for."""
-    found = findings_of(read_part(bench.store, _findings_part(parts)))
-    return [one for one in found if one.text_id != NO_ID][: bench.config.proof.findings]
+    return findings_of(read_part(bench.store, _findings_part(parts)))[: bench.config.proof.findings]
 
 
 def with_proofs(

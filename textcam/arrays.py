@@ -15,20 +15,34 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
+_BLOCK = 1 << 18  # values that are worked on at a time, 2 MiB as float64
+
 
 def unit_rows(x: ArrayLike, axis: int = -1) -> Floats:
     """Scale the vectors along ``axis`` to length 1; zero vectors stay zero.
 
     Norms are taken in float64 after dividing by the largest magnitude, so that neither tiny nor huge vectors
-    under- or overflow. Returns float32 of the same shape.
+    under- or overflow. Returns float32 of the same shape. Beside it no more than a few blocks are held.
     """
-    wide = np.asarray(x, dtype=np.float64)
+    rows = np.asarray(x)
+    unit = np.empty_like(rows, np.float32)
+    if rows.ndim < 2 or axis % rows.ndim == 0:
+        unit[...] = _unit(rows, axis)
+        return unit
+    step = max(1, _BLOCK // max(1, rows[:1].size))
+    for start in range(0, len(rows), step):
+        unit[start : start + step] = _unit(rows[start : start + step], axis)
+    return unit
+
+
+def _unit(x: NDArray[np.generic], axis: int) -> Doubles:
+    wide = np.asarray(x, np.float64)
     if wide.size == 0:
-        return wide.astype(np.float32)
+        return wide
     largest = np.abs(wide).max(axis=axis, keepdims=True)
     scaled = wide / np.where(largest > 0, largest, 1.0)
     norm = np.sqrt(np.square(scaled).sum(axis=axis, keepdims=True))
-    unit: Floats = (scaled / np.where(norm > 0, norm, 1.0)).astype(np.float32)
+    unit: Doubles = scaled / np.where(norm > 0, norm, 1.0)
     return unit
 
 

@@ -30,6 +30,7 @@ from textcam.two_sided import of_store
 from textcam.whatif import Head, neutral_head, project_out
 
 _MOST_PRODUCTS = 2e10  # images times channels times classes of a refit: minutes on two cores
+_MOST_VALUES = 5e7  # images times channels of a refit: each is held in 16 bytes at most, 0.8 GB
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,6 @@ class AuditQuery:
     def pair(self, finding: Finding) -> tuple[str, str]:
         """Class name and text of a finding."""
         name = self.catalogue.classes.names[finding.class_id]
-        if finding.text_id < 0:
-            return name, f"group {finding.group_id}"
         return name, self.catalogue.texts.words([finding.text_id])[0].text
 
     def finding(self, name: str) -> Finding:
@@ -191,19 +190,29 @@ class AuditQuery:
         return corrected_head(samples, (weights, bias), classes, method, lost)
 
     def _samples(self, findings: Sequence[Finding]) -> Samples:
-        """The labelled images, or as many of the lowest ids (hashes: a random draw) as time allows."""
+        """The labelled images, or as many of the lowest ids (hashes: a random draw) as time and memory
+        allow. They are gathered where they will lie: nothing of them is held twice."""
         if not has_labels(self.snapshot):
             raise QueryError("A head is corrected by labels, and these images have none.", where="images")
-        text_ids = self.catalogue.texts.ids
-        place = np.searchsorted(text_ids, [one.text_id for one in findings])
-        most = int(_MOST_PRODUCTS / (self.snapshot.dims.channels * len(self.catalogue.classes.names)))
-        limit = self._lowest_ids(most)
-        presence, kept = concept_presence(self.snapshot), []
+        place = np.searchsorted(self.catalogue.texts.ids, [one.text_id for one in findings])
+        channels, classes = self.snapshot.dims.channels, len(self.catalogue.classes.names)
+        most = max(1, int(min(_MOST_PRODUCTS / classes, _MOST_VALUES) / channels))
+        limit, size = self._lowest_ids(most), min(most, self.snapshot.count("images"))
+        kept = Samples(
+            np.empty(size, np.int64),
+            np.empty(size, np.int64),
+            np.empty((size, channels), np.float32),
+            np.empty((size, len(findings)), np.bool_),
+        )
+        presence, n = concept_presence(self.snapshot), 0
         for rows in image_rows(self.snapshot, embeddings=True, pooled=True):
-            mine = (rows.labels >= 0) & (rows.image_ids <= limit)
-            present = presence(rows.embeddings[mine])[:, place]
-            kept.append((rows.image_ids[mine], rows.labels[mine], rows.pooled[mine], present))
-        return Samples(*(np.concatenate(several) for several in zip(*kept, strict=True)))
+            mine = np.flatnonzero((rows.labels >= 0) & (rows.image_ids <= limit))
+            to = slice(n, n + len(mine))
+            kept.image_ids[to], kept.labels[to] = rows.image_ids[mine], rows.labels[mine]
+            kept.pooled[to] = rows.pooled[mine]
+            kept.present[to] = presence(rows.embeddings[mine])[:, place]
+            n += len(mine)
+        return Samples(kept.image_ids[:n], kept.labels[:n], kept.pooled[:n], kept.present[:n])
 
     def _lowest_ids(self, most: int) -> int:
         """The largest of the ``most`` lowest ids."""

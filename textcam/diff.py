@@ -302,5 +302,5 @@ def _by_rank(side: _Contents, ids: Iterable[int]) -> list[int]:
 def _finding(finding_id: int, first: _Contents, second: _Contents) -> FindingChange:
     before, after = first.findings.get(finding_id), second.findings.get(finding_id)
     side, one = (second, after) if after is not None else (first, first.findings[finding_id])
-    text = side.catalogue.texts.words([one.text_id])[0].text if one.text_id >= 0 else f"group {one.group_id}"
+    text = side.catalogue.texts.words([one.text_id])[0].text
     return FindingChange(side.names[one.class_id], text, before, after)

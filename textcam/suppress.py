@@ -165,9 +165,9 @@ def project(samples: Samples, head: Head, shrinkage: float = SHRINKAGE) -> Head:
     """The head on activations from which the texts are erased, one after the other. A text that every image
     of each class has, or none, is no direction and changes nothing."""
     weights, bias = (np.array(part, np.float64) for part in head)
-    pooled = np.array(samples.pooled, np.float64)
-    mean = pooled.mean(axis=0)
-    within = _within_classes(pooled, samples.labels)
+    within = np.array(samples.pooled, np.float64)
+    mean = within.mean(axis=0)
+    within = _within_classes(within, samples.labels)
     for present in samples.present.T.astype(np.float64):
         side = _within_classes(present[:, None], samples.labels)[:, 0]
         seen = within.T @ side / len(side)  # (K,)
@@ -180,16 +180,19 @@ def project(samples: Samples, head: Head, shrinkage: float = SHRINKAGE) -> Head:
         look /= seen @ look
         along = weights @ seen  # (C,)
         weights, bias = weights - np.outer(along, look), bias + along * float(look @ mean)
-        within = within - np.outer(within @ look, seen)
+        within -= np.outer(within @ look, seen)
     return weights, bias
 
 
 def _within_classes(values: Doubles, labels: Ints) -> Doubles:
-    """Values (n, k) minus the mean of their class."""
+    """Values (n, k) minus the mean of their class, in their own place."""
     _, place = np.unique(labels, return_inverse=True)
     sums = np.zeros((place.max() + 1, values.shape[1]))
     np.add.at(sums, place, values)
-    return values - (sums / np.bincount(place)[:, None])[place]
+    means = sums / np.bincount(place)[:, None]
+    for class_id, mean in enumerate(means):
+        values[place == class_id] -= mean
+    return values
 
 
 # --- refit ----------------------------------------------------------------------------------------------
@@ -210,8 +213,21 @@ def balanced_weights(labels: Ints, present: Bools) -> Doubles:
             wanted = np.where(both, sizes[:, None] / 2, total)
             factor = np.divide(wanted, total, out=np.ones_like(total), where=total > 0)
             weights = np.minimum(weights * factor.reshape(-1)[cell], LARGEST_WEIGHT)
-    weights *= (sizes / np.bincount(place, weights))[place]
-    return weights / weights.mean()
+    return _of_mean_one(weights, place, sizes)
+
+
+def _of_mean_one(weights: Doubles, place: Ints, sizes: Doubles) -> Doubles:
+    """Weights (n,) scaled to mean 1 in each class (``place`` (n,), of these ``sizes`` (C,)), none above
+    LARGEST_WEIGHT: what would be has just that, and the others of its class share the rest."""
+    full = np.zeros(len(weights), np.bool_)
+    while True:
+        room = sizes - LARGEST_WEIGHT * np.bincount(place, full)
+        free = np.bincount(place, np.where(full, 0, weights))
+        scaled = np.where(full, LARGEST_WEIGHT, weights * (room / free)[place])
+        over = scaled > LARGEST_WEIGHT
+        if not over.any():
+            return scaled
+        full |= over
 
 
 def _unbalanced(samples: Samples) -> int:
@@ -245,10 +261,15 @@ def refit(samples: Samples, head: Head, nearness: float) -> Head:
     """Multinomial logistic regression with weights that balance the texts, and a penalty of ``nearness`` / 2
     on the squared distance to the old head, where each channel counts by its standard deviation."""
     weights, bias = (np.asarray(part, np.float64) for part in head)
-    pooled = np.asarray(samples.pooled, np.float64)
-    mean, scale = pooled.mean(axis=0), pooled.std(axis=0)
+    # The one wide copy of the activations, changed where it lies: they may fill the memory.
+    inputs = np.ones((len(samples.labels), weights.shape[1] + 1))  # (n, K + 1)
+    pooled = inputs[:, :-1]
+    pooled[:] = samples.pooled
+    mean = pooled.mean(axis=0)
+    pooled -= mean
+    scale = np.sqrt(np.einsum("nk,nk->k", pooled, pooled) / len(pooled))
     scale = np.where(scale > 0, scale, 1.0)
-    inputs = np.concatenate([(pooled - mean) / scale, np.ones((len(pooled), 1))], axis=1)  # (n, K + 1)
+    pooled /= scale
     old = np.concatenate([weights * scale, (bias + weights @ mean)[:, None]], axis=1)  # (C, K + 1)
     share = balanced_weights(samples.labels, samples.present) / len(pooled)
     rows = np.arange(len(pooled))

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -25,6 +27,26 @@ def test_unit_rows_neither_over_nor_underflow(scale):
 
 def test_unit_rows_of_an_empty_array():
     assert unit_rows(np.zeros((0, 5))).shape == (0, 5)
+
+
+def test_unit_rows_holds_a_few_blocks_beside_its_result():
+    rows = np.random.default_rng(0).standard_normal((20_000, 256)).astype(np.float32)
+    tracemalloc.start()
+    unit = unit_rows(rows)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.6 * rows.nbytes
+    wide = rows.astype(np.float64)
+    np.testing.assert_allclose(unit, wide / np.linalg.norm(wide, axis=1)[:, None], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 70_000, 5), (70_000, 3, 5), (300_000,)])
+@pytest.mark.parametrize("axis", [0, -1])
+def test_unit_rows_of_many_blocks_is_that_of_one(shape, axis):
+    values = np.random.default_rng(1).standard_normal(shape)
+    expected = values / np.sqrt(np.square(values).sum(axis=axis, keepdims=True))
+    np.testing.assert_allclose(unit_rows(values, axis=axis), expected, rtol=1e-6)
+    assert unit_rows(values.T, axis=axis).shape == values.T.shape
 
 
 def test_wrong_axes_are_refused_by_name_even_where_sizes_are_equal():

@@ -1,6 +1,7 @@
 """Corrected heads, what-ifs over a store, and the file that a head is written to."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from store.schema import stable_id
 from store.storage import open_storage
 from store.writer import commit
 from tests.store.worlds import TinyWorld, tiny_manifest, tiny_store
+from textcam import audit_query
 from textcam.audit import Finding
 from textcam.query import Query
 from textcam.suppress import (
@@ -99,7 +101,33 @@ def test_weights_put_a_text_in_half_of_every_class():
         assert weights[mine & present[:, 0]].sum() == pytest.approx(share * mine.sum())
     lonely = np.zeros(1000, bool)
     lonely[0] = True
-    assert balanced_weights(np.zeros(1000, np.int64), lonely[:, None]).max() <= LARGEST_WEIGHT * 1.1 * 2
+    assert balanced_weights(np.zeros(1000, np.int64), lonely[:, None]).max() == LARGEST_WEIGHT
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_image_weighs_more_than_it_may_and_classes_keep_their_sizes(seed):
+    draw = np.random.default_rng(seed)
+    labels = draw.integers(0, 3, 1500)
+    present = draw.random((1500, 3)) < draw.choice([0.002, 0.01, 0.3, 0.995], 3)
+    weights = balanced_weights(labels, present)
+    assert weights.min() > 0
+    assert weights.max() <= LARGEST_WEIGHT * (1 + 1e-12)
+    np.testing.assert_allclose(np.bincount(labels, weights), np.bincount(labels), rtol=1e-9)
+
+
+def test_a_fit_holds_the_activations_once_more_and_no_more():
+    draw = np.random.default_rng(0)
+    n, channels = 3000, 400
+    labels, present = draw.integers(0, 2, n), draw.random((n, 1)) < 0.5
+    samples = Samples(np.arange(n), labels, draw.random((n, channels)).astype(np.float32), present)
+    head = draw.standard_normal((2, channels)), np.zeros(2)
+    wide = 8 * n * channels  # bytes of the activations as float64
+    for work, copies in ((lambda: refit(samples, head, 1.0), 1.5), (lambda: project(samples, head), 2.5)):
+        tracemalloc.start()
+        work()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < copies * wide
 
 
 def test_a_refit_held_near_is_the_old_head_and_a_free_one_fits_better():
@@ -185,3 +213,16 @@ def test_a_tensor_file_is_what_the_library_reads(tmp_path):
             name: array.tolist() for name, array in arrays.items()
         }
         assert file.metadata() == {"ä": "[1]"}
+
+
+def test_a_fit_takes_no_more_images_than_memory_has_room_for(tmp_path, monkeypatch):
+    tiny_store(tmp_path, TinyWorld(images=97))
+    audit = Query.open(tmp_path).audit
+    whole = audit._samples(audit.findings())
+    values = 40 * audit.snapshot.dims.channels
+    monkeypatch.setattr(audit_query, "_MOST_VALUES", values)
+    some = audit._samples(audit.findings())
+    assert 0 < some.pooled.size <= values < whole.pooled.size
+    assert set(some.image_ids) == set(whole.image_ids[whole.image_ids <= some.image_ids.max()])
+    made = audit.suppress(audit.findings())
+    assert made.fitted + made.held_out == len(some.labels)
