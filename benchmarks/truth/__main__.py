@@ -2,6 +2,7 @@
 
 python -m benchmarks.truth                          all parts, ten seeds
 python -m benchmarks.truth t0 t1 --seeds 2 --dry    some, quickly, nothing written
+python -m benchmarks.truth genuine                  genuine vectors of CLIP, from the folder TEXTCAM_GENUINE
 
 What a part keeps are its own lines of results/truth.json, its tables of docs/truth.md and its plots, so
 those that were cut off are run again by name.
@@ -24,6 +25,9 @@ from benchmarks.truth.calibration import calibrate
 from benchmarks.truth.cases import square
 from benchmarks.truth.contest import ABLATION, CONTEST, Samples, compete
 from benchmarks.truth.details import in_detail
+from benchmarks.truth.genuine import FOLDER, HALVES
+from benchmarks.truth.genuine import folder as genuine_folder
+from benchmarks.truth.genuine_part import genuine
 from benchmarks.truth.measures import bootstrap, label_measures, named_right
 from benchmarks.truth.more_images import effects_by_images
 from benchmarks.truth.ours import PAPER, Choices, Directions
@@ -127,16 +131,24 @@ WAYS: dict[str, Callable[[int], Found]] = {
     "details": lambda seeds: in_detail(-(-seeds // 2)),
     "effects": lambda seeds: {"effects": effects_by_images(seeds)},
 }
-PARTS = (*WAYS, "calibration")
+PARTS = (*WAYS, "calibration", "genuine")
 
 
-def run(part: str, seeds: int, *, write: bool) -> None:
-    """Run one part, print it, keep it."""
+def run(part: str, seeds: int, *, write: bool, half: str = "choosing") -> None:
+    """Run one part, print it, keep it; of genuine vectors, one ``half`` of the worlds."""
     began = time.process_time()
     if part == "calibration":
         measures, picture = calibrate(seeds)
         for one in measures:
             print(f"{one.name:60} {one.value:.3f}")
+    elif part == "genuine":
+        path = genuine_folder()
+        if path is None:
+            print(f"genuine: left out, {FOLDER} does not say where vectors of annotated pictures are")
+            return
+        measures, picture = genuine(path, half, seeds), None
+        for one in measures:
+            print(f"{one.name:90} {one.value:.3f} [{one.low:.3f}, {one.high:.3f}]")
     else:
         found = WAYS[part](seeds)
         measures, picture = list(rows(found)), lambda folder: draw(found, folder)
@@ -147,7 +159,8 @@ def run(part: str, seeds: int, *, write: bool) -> None:
     if write:
         cost = Measure(f"{part} | cost | CPU minutes", minutes)
         keep_parts({part} | {one.name.split(" | ")[0] for one in measures}, [*measures, cost])
-        picture(PLOTS)
+        if picture:
+            picture(PLOTS)
 
 
 def main() -> None:
@@ -155,6 +168,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default all")
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument(
+        "--genuine-half",
+        choices=[*HALVES],
+        default="choosing",
+        help="worlds that choices are made by, or those kept aside to report on",
+    )
     parser.add_argument("--dry", action="store_true", help="write nothing")
     asked = parser.parse_args()
     if unknown := set(asked.parts) - set(PARTS):
@@ -162,7 +181,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=RuntimeWarning)
     torch.set_num_threads(1)
     for part in asked.parts or PARTS:
-        run(part, asked.seeds, write=not asked.dry)
+        run(part, asked.seeds, write=not asked.dry, half=asked.genuine_half)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from benchmarks.truth.family_tables import FAMILIES, family_tables
+from benchmarks.truth.genuine_tables import GENUINE
 from benchmarks.truth.page import Rows, Table, number
 
 NOISES = (4.0, 16.0, 32.0, 64.0)
@@ -183,4 +184,5 @@ TABLES = {
         [(one, f"{one}: calibration error") for one in ("channel", "group", "explanation", "class")],
     ),
     "trust": Table("trust", [("share of channels", "share"), ("first text right", "right")], intervals=False),
+    **GENUINE,
 }
