@@ -36,7 +36,7 @@ bench-store: $(READY)
 bench-truth: $(READY)
 	@export OMP_NUM_THREADS=1; \
 	( $(BIN)/python -m benchmarks.truth.families; families=$$?; \
-	$(BIN)/python -m benchmarks.truth effects calibration && exit $$families ) & second=$$!; \
+	$(BIN)/python -m benchmarks.truth effects calibration genuine && exit $$families ) & second=$$!; \
 	$(BIN)/python -m benchmarks.truth t0 t1 t2 details ablation; first=$$?; wait $$second && exit $$first
 
 format: $(READY)
