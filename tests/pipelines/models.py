@@ -300,6 +300,23 @@ def cue_clip() -> tuple[nn.Module, transforms.Compose, object]:
     return CueClip(), cue_transform(), tokens
 
 
+class Waits(GoesByCues):
+    """The same, slow until a file is there: so that something can happen meanwhile."""
+
+    def __init__(self, until: str) -> None:
+        super().__init__()
+        self.until = until
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not os.path.exists(self.until):  # noqa: PTH110  # the fingerprint takes text
+            time.sleep(0.5)
+        return super().forward(x)
+
+
+def waiting_cue_classifier(until: str) -> tuple[nn.Module, transforms.Compose]:
+    return Waits(until), cue_transform()
+
+
 # --- the same two, when something is wrong with them or with an image -----------------------------------
 
 

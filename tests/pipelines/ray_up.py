@@ -1,10 +1,12 @@
 """``ray up`` and a run on machines that are reached by SSH, one of which is lost meanwhile.
 
 ``python -m tests.pipelines.ray_up FOLDER``, in namespaces of its own (``machines.inside``); FOLDER has
-``run.yaml``. Started by test_ray_up.
+``run.yaml``, and gets the file ``lost`` once a machine is. Started by test_ray_up.
 """
 
+import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -107,6 +109,7 @@ def main(folder: Path) -> None:
         wait_for("work on both", lambda: works(stays) and works(goes), precompute)
         wait_for("four shards", lambda: log.exists() and log.read_text().count(done) >= 4, precompute)
         goes.lose()
+        (folder / "lost").touch()
         print("one machine is lost", flush=True)
         code = precompute.wait(PATIENCE)
         if code:
@@ -114,5 +117,15 @@ def main(folder: Path) -> None:
         user.does("ray", "down", "--yes", file)
 
 
+def clear_sockets() -> None:
+    """Ray keeps those of ssh under /tmp, by the cluster's name."""
+    name = hashlib.sha256(CLUSTER_NAME.encode()).hexdigest()[:10]
+    for folder in Path("/tmp").glob(f"ray_ssh_*/{name}"):
+        shutil.rmtree(folder)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    try:
+        main(Path(sys.argv[1]))
+    finally:
+        clear_sockets()

@@ -105,13 +105,6 @@ def config(
     folder: Path, store: str = "store", bank_texts: Sequence[tuple[str, str]] = TEXTS, **sections: Any
 ) -> Config:
     """A run over ``folder/images`` with the small models; ``sections`` change or add to it."""
-    return make_config(raw_config(folder, store, bank_texts, **sections), base=folder)
-
-
-def raw_config(
-    folder: Path, store: str = "store", bank_texts: Sequence[tuple[str, str]] = TEXTS, **sections: Any
-) -> dict[str, Any]:
-    """The same as it stands in a file; the images and texts are there then."""
     bank = folder / "texts.csv"
     bank.write_text("text,kind\n" + "".join(f"{text},{kind}\n" for text, kind in bank_texts))
     raw: dict[str, Any] = {
@@ -126,7 +119,7 @@ def raw_config(
     }
     for name, section in sections.items():
         raw[name] = {**raw.get(name, {}), **section} if isinstance(section, dict) else section
-    return raw
+    return make_config(raw, base=folder)
 
 
 def tables(uri: str | Path) -> dict[str, pa.Table]:
