@@ -95,6 +95,19 @@ def test_files_added_to_the_same_folder(world: Path) -> None:
     assert worlds.different_tables(world / "store", world / "once") == []
 
 
+def test_findings_and_proofs_of_a_grown_store_are_those_of_one_run(cues: Path, tmp_path: Path) -> None:
+    """All of them: what was proved on few images is proved anew on all."""
+    shutil.copytree(cues / "images", tmp_path / "all")
+    move(tmp_path, "images", range(30))
+    precompute(worlds.cue_config(tmp_path))
+    before = Snapshot.open(tmp_path / "store").table("findings")
+    move(tmp_path, "images", range(30, 72))
+    add(str(tmp_path / "store"), section(tmp_path / "images"), RUN.model_copy(update={"batch_size": 4}))
+    assert worlds.different_tables(tmp_path / "store", cues / "whole") == []
+    assert before.num_rows
+    assert not before.equals(Snapshot.open(tmp_path / "store").table("findings"))
+
+
 def test_images_of_another_folder_carry_it_in_their_names(world: Path) -> None:
     precompute(config(world))
     move(world, "more", range(OLD, ALL))
