@@ -22,7 +22,7 @@ from service.cli import main
 from store.errors import QueryError
 from store.reader import Snapshot
 from tests.store.worlds import CLASSES, TEXTS, TinyWorld
-from tests.textcam.test_diff import Edit, edited
+from tests.textcam.worlds import Edit, edited
 
 PAGE = (Path(__file__).parents[1] / "docs" / "sql.md").read_text(encoding="utf-8")
 QUERIES = {

@@ -22,6 +22,7 @@ from pipelines.together import precompute_together
 from pipelines.working import Clock
 from store.errors import ConfigError
 from tests.pipelines import worlds
+from tests.pipelines.stages import decoder_processes
 
 Answer = tuple[list[Loaded | Unusable], Mapping[str, float]] | None
 
@@ -120,20 +121,6 @@ def test_decoders_need_ray() -> None:
 # on Ray
 
 RAY = {"executor": "ray", "workers": 1, "cpus_per_worker": 0.5, "cpus_per_decoder": 0.25, "shard_size": 20}
-
-
-def decoder_processes() -> list[int]:
-    """Processes of this machine's Ray that decode."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            try:
-                command = (folder / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if command.startswith(b"ray::_Decoder"):
-                found.append(int(folder.name))
-    return found
 
 
 def test_tables_are_the_same_with_decoders_and_when_one_is_killed(world: Path) -> None:

@@ -9,7 +9,7 @@ from ray.cluster_utils import Cluster
 
 from pipelines.run import Progress, precompute
 from tests.pipelines import worlds
-from tests.pipelines.test_decoders import decoder_processes
+from tests.pipelines.stages import decoder_processes
 
 SLOW = {"model": "python:tests.pipelines.models:slow_classifier"}
 

@@ -29,7 +29,7 @@ from store.schema import stable_id
 from tests.pipelines import worlds as runs
 from tests.service.entry_point import Run, Said
 from tests.store.worlds import TinyWorld
-from tests.textcam.test_query import hand_store, hand_world
+from tests.textcam.worlds import hand_store, hand_world
 from textcam.answers import Explanation, GroupWords, Word
 from textcam.query import Query
 

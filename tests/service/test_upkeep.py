@@ -11,7 +11,7 @@ from store.reader import Snapshot
 from store.storage import open_storage
 from tests.pipelines import worlds as runs
 from tests.service.entry_point import Run
-from tests.textcam.test_diff import edited
+from tests.textcam.worlds import edited
 from textcam.diff import diff
 
 CONFIG = """

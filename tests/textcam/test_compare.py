@@ -10,7 +10,7 @@ from service.compared import comparison_lines
 from store.errors import EncoderMismatch, QueryError
 from store.reader import Snapshot
 from tests.store.worlds import CLASSES, fingerprints
-from tests.textcam.test_diff import Rows, edited
+from tests.textcam.worlds import Rows, edited
 from textcam.compare import compare
 
 

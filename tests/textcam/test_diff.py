@@ -1,40 +1,19 @@
 """What changed between two stores, on stores whose tables are changed by hand."""
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from store.manifest import Manifest
 from store.reader import Snapshot
 from store.schema import stable_id, tables
-from store.storage import open_storage
-from store.writer import commit, sort_rows, write_part
-from tests.store.worlds import CLASSES, TinyWorld, tiny_manifest, tiny_store
+from store.writer import write_part
+from tests.store.worlds import CLASSES, tiny_store
+from tests.textcam.worlds import Edit, Rows, edited
 from textcam.answers import Word
 from textcam.diff import LEAST_MOVE, Change, diff, moved_share
-
-Rows = list[dict[str, Any]]
-Edit = Callable[[Rows], Rows]
-
-
-def edited(uri: Path, edits: dict[str, Edit], **manifest: Any) -> Snapshot:
-    """The tiny store with some tables rewritten: ``edits`` gets and gives plain rows."""
-    storage = open_storage(uri)
-    before = tiny_manifest(storage, TinyWorld(), 2, None)
-    snapshot, known = Snapshot(storage, before), tables(before.dims)
-    parts = [part for part in before.parts if part.table not in edits]
-    for name, edit in edits.items():
-        rows = pa.Table.from_pylist(edit(snapshot.table(name).to_pylist()), schema=known[name].schema)
-        parts.append(write_part(storage, known[name], sort_rows(known[name], rows), "edited"))
-    indexes = tuple(one for one in before.indexes if one.table not in edits)
-    made: Manifest = replace(before, parts=tuple(parts), indexes=indexes, **manifest)
-    commit(storage, made)
-    return Snapshot.open(uri)
 
 
 @pytest.fixture(scope="module")

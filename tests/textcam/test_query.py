@@ -29,41 +29,12 @@ from store.schema import stable_id
 from store.storage import open_storage
 from store.writer import commit
 from tests.pipelines import worlds as runs
-from tests.store.worlds import TEXTS, TinyWorld, configuration, tiny_manifest, write_images
+from tests.store.worlds import TEXTS, tiny_manifest
+from tests.textcam.worlds import WORDS, hand_store, hand_world
 from textcam.answers import Match, Word
 from textcam.confidence import EXPLANATION
 from textcam.query import Query
 from textcam.select import select_texts
-
-WORDS = {"form": "whole", "contrast": False, "sparsity": 0.1, "decorrelation": 0.0}
-
-
-def hand_world() -> TinyWorld:
-    """7 channels, 17 embedding numbers, 13 texts, 3 classes, 2 groups (even and odd channels)."""
-    world = TinyWorld(embedding=17)
-    axes = np.eye(17, dtype=np.float32)
-    world.text_embeddings, world.directions = axes[:13], axes[:7]
-    world.region_directions = axes[[1, 2, 3, 4, 5, 6, 7]]
-    world.pooled = (np.add.outer(np.arange(11) * 3, np.arange(7) * 5) % 4).astype(np.float32)
-    world.pooled[0] = [3, 1, 0, 1, 0, 2, 0]
-    world.weights = np.array(
-        [[2, 0, 0, 1, 0, 0, 0], [0, 2, 1, 0, 0, 0, -1], [0, 0, 0, 1, 2, -1, 1]], np.float32
-    )
-    world.bias = np.array([0.5, -0.5, 0.25], np.float32)
-    world.logits = world.pooled @ world.weights.T + world.bias
-    world.predictions = world.logits.argmax(axis=1)
-    world.contributions = world.weights[world.predictions] * world.pooled
-    return world
-
-
-def hand_store(folder: Path, words: dict[str, Any] | None = None) -> Path:
-    """The world as a store; ``words`` changes the settings of word selection."""
-    world, storage = hand_world(), open_storage(folder)
-    images = Path(f"{folder}-images")
-    write_images(images, world)
-    config = {**configuration(images), "words": {**WORDS, **(words or {})}}
-    commit(storage, replace(tiny_manifest(storage, world, 2, images), config=config))
-    return folder
 
 
 @pytest.fixture(scope="module")
