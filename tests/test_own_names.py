@@ -119,6 +119,12 @@ def test_without_theirs_a_missing_name_is_missing_as_ever(tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.parametrize("where", [ROOT, ROOT / "docs"])
+def test_we_do_not_hide_ourselves(where: Path) -> None:
+    said = python(where, "-c", "import textcam, store\nstore.MINE")
+    assert said.stderr.splitlines()[-1] == "AttributeError: module 'store' has no attribute 'MINE'"
+
+
 def test_a_model_of_the_users_in_a_file_of_our_name_is_refused_with_the_reason(folder: Path) -> None:
     said = script(
         folder,

@@ -50,8 +50,11 @@ def _is_ours(module: ModuleType) -> bool:
 
 def _hidden(name: str) -> str | None:
     """Where a module of this name lies that ours hides, if one does."""
-    elsewhere = [one for one in sys.path if Path(one).resolve() != ROOT]
-    spec = PathFinder.find_spec(name, [*elsewhere, str(Path.cwd())])
+    places = dict.fromkeys(str(Path(one).resolve()) for one in (*sys.path, "."))
+    # Another copy of this project is nobody's own either.
+    spec = PathFinder.find_spec(
+        name, [one for one in places if not Path(one, "textcam/own_names.py").exists()]
+    )
     if spec is None:
         return None
     return spec.origin or next(iter(spec.submodule_search_locations or ()), None)
