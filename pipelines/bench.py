@@ -11,6 +11,7 @@ from PIL import Image
 
 from pipelines.config import Config, ImagesSection, ModelName
 from pipelines.execute import Decoders
+from pipelines.reading import ImageReader
 from store.schema import Dims, Table, tables
 from store.storage import Storage, open_storage
 from textcam.classifier import TorchClassifier, load_classifier
@@ -101,6 +102,11 @@ class Bench:
         return [(open_storage(root_of(one.uri)), one) for one in sections]
 
     @cached_property
+    def reader(self) -> ImageReader:
+        """Reads images from their sources."""
+        return ImageReader(self.sources, self.config.run.max_bytes)
+
+    @cached_property
     def store(self) -> Storage:
         """Where the store is written."""
         return open_storage(self.config.store)
@@ -133,9 +139,16 @@ class Bench:
         """The store's tables at these sizes."""
         return tables(self.dims)
 
+    def model_key(self, name: ModelName) -> list[Any]:
+        """What a model's numbers depend on, as plain JSON: its fingerprint, and the options it was made with,
+        which may shape what has no weights and is no module."""
+        model = self.classifier if name == "classifier" else self.encoder
+        section = self.config.classifier if name == "classifier" else self.config.encoder
+        return [model.fingerprint, section.model_dump(mode="json")["options"]]
+
     def key(self, *inputs: object) -> str:
         """A key for work that depends on both models and on ``inputs`` (plain JSON values)."""
-        return digest(self.classifier.fingerprint, self.encoder.fingerprint, DECODER, *inputs)
+        return digest(self.model_key("classifier"), self.model_key("encoder"), DECODER, *inputs)
 
 
 def digest(*inputs: object) -> str:

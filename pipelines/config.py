@@ -148,12 +148,13 @@ class NumberFormats(Section):
 
 
 # What of a run changes its numbers; a store remembers it.
-SHAPING = ("batch_size", "number_format", "compile")
+SHAPING = ("batch_size", "number_format", "compile", "max_pixels", "max_bytes")
 
 
 class RunSection(Section):
     """How the work is spread. Changing any of this changes no result, but for ``batch_size`` (kernels may
-    round the last bits in another way), ``number_format`` and ``compile``.
+    round the last bits in another way), ``number_format``, ``compile``, and the limits ``max_pixels`` and
+    ``max_bytes`` of an image: with others, all images are read anew.
 
     ``number_format``: one for both models or one each; ``auto`` is decided when a run begins, and kept by the
     store (see ``pipelines.formats``). ``compile``: the models' forward passes by torch.compile.
@@ -207,10 +208,9 @@ class RunSection(Section):
         return type(self).model_validate({**self.model_dump(), "number_format": dict(formats)})
 
     def shaping(self) -> list[Any]:
-        """What changes the numbers of a shard, as plain JSON. An option that is off adds nothing, so that
-        work done before there was such an option still counts."""
+        """What changes the numbers of a shard, or which images it has, as plain JSON."""
         plain = self.model_dump(mode="json")
-        return [plain["batch_size"], plain["number_format"], *(["compile"] if self.compile else [])]
+        return [plain[name] for name in SHAPING]
 
 
 class Config(Section):

@@ -30,4 +30,5 @@ class Decoder:
         """The images of a request, in its order, and the seconds that went into them."""
         clock = Clock()
         benches = [self._benches[preparation] for preparation in request.preparations]
-        return [load_image(benches, ref, clock) for ref in request.refs], clock.seconds
+        read = zip(request.refs, request.read, strict=True)
+        return [load_image(benches, ref, clock, data) for ref, data in read], clock.seconds

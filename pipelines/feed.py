@@ -8,29 +8,34 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial as bind
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.bench import Bench
-from pipelines.images import ImageRef, Shard, read_image
+from pipelines.execute import FATAL
+from pipelines.images import Shard
+from pipelines.reading import ImageRef
 from pipelines.working import DECODING, READING, WAITING, Clock
-from store.errors import ImageError, StorageUnavailable
+from store.errors import ImageError, StorageUnavailable, TextcamError
 from store.storage import CONCURRENT
 from textcam.decode import decode
+from textcam.device import is_out_of_memory
+
+T = TypeVar("T")
 
 AHEAD = 2  # batches
 PIECE = 8  # images that another process is asked for at a time
 WAITS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # seconds between attempts at storage that is away
-# A transform of the user's own, or a resize of a 1 x 10000 image: still one image's trouble only.
-PREPARE_ERRORS = (ImageError, ValueError, ZeroDivisionError, OSError, RuntimeError)
 PROBES = 3  # other images that are tried, to tell a storage that is away from a file that is broken
+LONGEST_REASON = 500  # characters
 
 
 @dataclass(frozen=True)
@@ -58,10 +63,14 @@ class Unusable:
 
 @dataclass(frozen=True)
 class Request:
-    """Images that others are to decode, and how each classifier has them prepared (its ``preparation``)."""
+    """Images that others are to decode, and how each classifier has them prepared (its ``preparation``).
+
+    ``read``: the bytes of those that the worker has read itself, or why it could not; None for the others.
+    """
 
     preparations: tuple[str, ...]
     refs: tuple[ImageRef, ...]
+    read: tuple[bytes | Unusable | None, ...]
 
 
 @dataclass
@@ -100,31 +109,58 @@ class Batch:
         return [one[number] for one in self.for_classifiers[first : None if size is None else first + size]]
 
 
-def load_image(benches: Sequence[Bench], ref: ImageRef, clock: Clock | None = None) -> Loaded | Unusable:
-    """Read, decode and prepare one image, or say why that was not possible.
+# --- one image --------------------------------------------------------------------------------------------
+
+
+def load_image(
+    benches: Sequence[Bench],
+    ref: ImageRef,
+    clock: Clock | None = None,
+    data: bytes | Unusable | None = None,
+) -> Loaded | Unusable:
+    """Read, decode and prepare one image, or say why that was not possible. ``data``, if it is read already.
 
     The benches differ in their classifiers only. What one classifier's preparation refuses, it alone misses.
+    Whatever goes wrong with an image is that image's trouble only, whoever wrote the code that fails; but for
+    memory that is short, and what no image could escape (``execute.FATAL``).
     """
-    run, stage, clock = benches[0].config.run, "read", clock or Clock()
+    clock = clock or Clock()
+    data = read_bytes(benches[0], ref, clock) if data is None else data
+    if isinstance(data, Unusable):
+        return data
+    with clock.on(DECODING):
+        image = _decoded(benches[0], ref, data)
+        if isinstance(image, Unusable):
+            return image
+        try:
+            prepared, refused = _prepare(benches, ref, image)
+            encoder = benches[0].encoder
+            pixels = _checked(encoder.prepare(image), encoder.input_size)
+        except Exception as error:
+            return Unusable(ref, "prepare", _reason(error, ref))
+    return Loaded(ref, image.size, hashlib.sha256(data).hexdigest(), prepared, pixels, refused)
+
+
+def read_bytes(bench: Bench, ref: ImageRef, clock: Clock) -> bytes | Unusable:
+    """The encoded bytes of one image, or why they could not be had."""
     try:
         with clock.on(READING):
-            storage, section = benches[0].sources[ref.source]
-            data = read_image(storage, ref, bytes_column=section.bytes_column, max_bytes=run.max_bytes)
-            sha256 = hashlib.sha256(data).hexdigest()
-        with clock.on(DECODING):
-            stage = "decode"
-            image = decode(data, max_pixels=run.max_pixels, where=ref.uri)
-            stage = "prepare"
-            prepared, refused = _prepare(benches, image)
-            return Loaded(ref, image.size, sha256, prepared, benches[0].encoder.prepare(image), refused)
+            return bench.reader(ref)
     except StorageUnavailable as error:
-        return Unusable(ref, stage, f"The file cannot be read: {error.what}", away=True)
-    except PREPARE_ERRORS as error:
-        return Unusable(ref, stage, _named(error))
+        return Unusable(ref, "read", f"The file cannot be read: {error.what}", away=True)
+    except Exception as error:
+        return Unusable(ref, "read", _reason(error, ref))
+
+
+def _decoded(bench: Bench, ref: ImageRef, data: bytes) -> Image.Image | Unusable:
+    try:
+        return decode(data, max_pixels=bench.config.run.max_pixels, where=ref.uri)
+    except Exception as error:
+        return Unusable(ref, "decode", _reason(error, ref))
 
 
 def _prepare(
-    benches: Sequence[Bench], image: Image.Image
+    benches: Sequence[Bench], ref: ImageRef, image: Image.Image
 ) -> tuple[tuple[NDArray[Any], ...], Mapping[int, str]]:
     """The image for each classifier, once for all that prepare alike, and whom it could not be prepared for.
 
@@ -137,17 +173,30 @@ def _prepare(
         if way in made:
             continue
         try:
-            made[way] = bench.classifier.prepare(image)
-        except PREPARE_ERRORS as error:
+            made[way] = _checked(bench.classifier.prepare(image), bench.classifier.input_size)
+        except Exception as error:
             if len(benches) == 1:
                 raise
-            refused[number] = _named(error)
+            refused[number] = _reason(error, ref)
     pixels = [made.get(bench.classifier.preparation, bench.blank) for bench in benches]
     return tuple(pixels), refused
 
 
-def _named(error: Exception) -> str:
-    return error.what if isinstance(error, ImageError) else f"{type(error).__name__}: {error}"
+def _checked(pixels: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Pixels, if they have the size that all others have: else they would fit into no batch."""
+    if pixels.shape != (3, *size):
+        raise ImageError(f"The transform gives {pixels.shape} for this image, not {(3, *size)}.")
+    return pixels
+
+
+def _reason(error: Exception, ref: ImageRef) -> str:
+    """Why an image cannot be used, in one line. Raises ``error`` where it is not about this image."""
+    if isinstance(error, FATAL):
+        raise error
+    if is_out_of_memory(error):
+        raise MemoryError(f"There was no room to open {ref.uri}.") from error
+    text = error.what if isinstance(error, TextcamError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split()).removesuffix(":")[:LONGEST_REASON]
 
 
 def add_image(bench: Bench, ref: ImageRef, batch: Batch, others: Sequence[ImageRef]) -> None:
@@ -155,10 +204,20 @@ def add_image(bench: Bench, ref: ImageRef, batch: Batch, others: Sequence[ImageR
 
     Raises StorageUnavailable as ``read_batches`` does.
     """
-    image = load_image([bench], ref)
-    if isinstance(image, Unusable) and image.away:
-        image = _patiently([bench], image, others, Clock())
-    batch.add(image)
+    batch.add(_patiently(lambda one: load_image([bench], one), ref, others))
+
+
+def open_image(bench: Bench, ref: ImageRef, others: Sequence[ImageRef]) -> Image.Image | Unusable:
+    """One image as it is, upright, RGB. ``others`` as for ``add_image``."""
+
+    def opened(one: ImageRef) -> Image.Image | Unusable:
+        data = read_bytes(bench, one, Clock())
+        return data if isinstance(data, Unusable) else _decoded(bench, one, data)
+
+    return _patiently(opened, ref, others)
+
+
+# --- many images ------------------------------------------------------------------------------------------
 
 
 def thread_count(bench: Bench) -> int:
@@ -192,7 +251,7 @@ def read_batches(benches: Sequence[Bench], shard: Shard, clock: Clock) -> Iterat
                 if isinstance(image, Unusable) and image.away:
                     others = [other.ref for one in ahead if one.done() for other in one.result()]
                     with clock.on(WAITING):
-                        image = _patiently(benches, image, others, clock)
+                        image = _patiently(bind(load_image, benches, clock=clock), image.ref, others, image)
                 batch.add(image)
                 if len(batch) == size:
                     yield batch
@@ -227,7 +286,9 @@ class _Loading:
         if self._decoders is not None and self._free.acquire(blocking=False):
             ways = tuple(bench.classifier.preparation for bench in self._benches)
             try:
-                made = self._decoders.load(Request(ways, refs))
+                # Rows of Parquet files are read here: each decoder would read their whole row group anew.
+                read = [None if ref.row is None else self._read(ref) for ref in refs]
+                made = self._decoders.load(Request(ways, refs, tuple(read)))
             finally:
                 self._free.release()
             if made is not None:
@@ -236,26 +297,40 @@ class _Loading:
                 return images
         return [load_image(self._benches, ref, self._clock) for ref in refs]
 
+    def _read(self, ref: ImageRef) -> bytes | Unusable:
+        return read_bytes(self._benches[0], ref, self._clock)
+
 
 def _patiently(
-    benches: Sequence[Bench], image: Unusable, others: Sequence[ImageRef], clock: Clock
-) -> Loaded | Unusable:
-    """The image, once its storage answers again; the image is at fault if it alone cannot be read.
+    load: Callable[[ImageRef], T | Unusable],
+    ref: ImageRef,
+    others: Sequence[ImageRef],
+    first: T | Unusable | None = None,
+) -> T | Unusable:
+    """What ``load`` gives, once the image's storage answers again; the image is at fault if it alone cannot
+    be read. ``first``: what it gave before, if it was asked.
 
     Raises StorageUnavailable if the storage stays away for the sum of ``WAITS``: then nothing of the shard
     is written down, and it is tried again as a whole.
     """
+    image = load(ref) if first is None else first
     answered = 0
     for wait in WAITS:
+        if not _is_away(image):
+            return image
         time.sleep(wait)
-        again = load_image(benches, image.ref, clock)
-        if isinstance(again, Loaded) or not again.away:
-            return again
-        probes = islice((one for one in others if one != image.ref), PROBES)
-        answered += any(isinstance(load_image(benches, one), Loaded) for one in probes)
+        image = load(ref)
+        probes = islice((one for one in others if one != ref), PROBES)
+        answered += _is_away(image) and any(not isinstance(load(one), Unusable) for one in probes)
         if answered == 2:
-            return again
-    raise StorageUnavailable("The images' storage does not answer.", where=image.ref.uri, fix=image.reason)
+            return image
+    if isinstance(image, Unusable) and image.away:
+        raise StorageUnavailable("The images' storage does not answer.", where=ref.uri, fix=image.reason)
+    return image
+
+
+def _is_away(image: object) -> bool:
+    return isinstance(image, Unusable) and image.away
 
 
 def stack(pixels: list[NDArray[Any]], size: int) -> NDArray[Any]:

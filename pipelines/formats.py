@@ -123,7 +123,7 @@ def _tried(bench: Bench, plan: ImagePlan, names: Sequence[ModelName], report: Re
 
 
 def _key(bench: Bench, name: ModelName) -> str:
-    return digest(name, _fingerprint(bench, name))
+    return digest(name, bench.model_key(name))
 
 
 def _fingerprint(bench: Bench, name: ModelName) -> str:

@@ -21,7 +21,7 @@ from pipelines.bench import Bench
 from pipelines.config import SHAPING, Config, ImagesSection, RunSection
 from pipelines.extract import ShardRecord
 from pipelines.frozen import kept_plan, rebuilt_plan, shards_of
-from pipelines.images import ImagePlan, check_ids, cut
+from pipelines.images import ImagePlan, check_ids, cut, in_order
 from pipelines.labels import class_ids_of, read_aliases
 from pipelines.run import Run, carry_out
 from pipelines.sources import list_source, named
@@ -158,7 +158,7 @@ def grown(old: ImagePlan, fresh: pa.Table, shard_size: int) -> ImagePlan:
     """The plan of old and new images together. Raises SourceError if two of them share an id."""
     columns = [name for name in old.rows.schema.names if name != "shard"]
     rows = pa.concat_tables([old.rows.select(columns), fresh.select(columns)])
-    rows = rows.sort_by("uri").combine_chunks()
+    rows = in_order(rows)
     check_ids(rows, "the store and the new images")
     return cut(rows, shard_size, old.rows.select(["uri", "shard"]))
 

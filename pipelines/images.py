@@ -1,9 +1,9 @@
-"""Images: the frozen plan of shards, and where each image's bytes lie.
+"""Images: the frozen plan of shards.
 
 The plan is sorted by URI, never by listing order, so that two runs over the same files make the same shards.
+Rows of Parquet files are sorted by file and row, so that those of a row group come together.
 """
 
-import errno
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,45 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipelines.config import ImagesSection
+from pipelines.reading import ImageRef
 from pipelines.sources import list_sources
-from store.errors import ImageError, SourceError, StorageUnavailable, TextcamError
-from store.storage import Storage
-
-_OF_FILE = (
-    errno.ENOENT,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EISDIR,
-    errno.ENOTDIR,
-    errno.ELOOP,
-    errno.ENAMETOOLONG,
-    errno.EINVAL,
-)
-
-
-@dataclass(frozen=True)
-class ImageRef:
-    """Where one image lies: ``path`` in the source of that number, of those that the configuration names.
-
-    ``label`` is what the source says (a folder or a column), not yet a class.
-    """
-
-    image_id: int
-    uri: str
-    label: str | None
-    path: str
-    offset: int | None
-    size: int | None
-    row: int | None
-    source: int = 0
+from store.errors import SourceError
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The unit of work: a slice of the plan. ``digest`` changes if one of its files does."""
+    """The unit of work: a slice of the plan. ``digest`` changes if one of its files does, or its label."""
 
     index: int
     rows: pa.Table
@@ -68,13 +39,13 @@ class Shard:
 
 @dataclass(frozen=True)
 class ImagePlan:
-    """All images of a run, sorted by URI, with the number of the shard that each is in."""
+    """All images of a run, sorted as ``in_order`` says, with the number of the shard that each is in."""
 
     rows: pa.Table
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of URIs and stamps: the same files give the same plan, however they are sharded."""
+        """SHA-256 of URIs, stamps and labels: the same files give the same plan, however they are sharded."""
         return _digest(self.rows)
 
     @property
@@ -88,7 +59,7 @@ class ImagePlan:
         return len(pc.unique(self.rows["shard"]))
 
     def shards(self) -> Iterator[Shard]:
-        """The shards, in order; within one, images are sorted by URI."""
+        """The shards, in order; within one, images are in the order of the plan."""
         order = np.argsort(self.rows["shard"].to_numpy(), kind="stable")
         rows = self.rows.take(pa.array(order))
         numbers, starts = np.unique(rows["shard"].to_numpy(), return_index=True)
@@ -99,9 +70,12 @@ class ImagePlan:
 
 def _digest(rows: pa.Table) -> str:
     digest = hashlib.sha256()
-    for batch in rows.select(["uri", "stamp"]).to_batches():
-        for uri, stamp in zip(batch["uri"].to_pylist(), batch["stamp"].to_pylist(), strict=True):
-            digest.update(f"{uri}\0{stamp}\n".encode())
+    names = ["uri", "stamp", "label", "path", "row"]
+    for batch in rows.select(names).to_batches():
+        for uri, stamp, label, path, row in zip(*(batch[name].to_pylist() for name in names), strict=True):
+            # A column may give another row of a file the URI that this one had; the file is the same.
+            place = None if row is None else f"{path}#{row}"
+            digest.update(f"{(uri, stamp, label, place)!r}\n".encode())
     return digest.hexdigest()
 
 
@@ -114,19 +88,26 @@ def plan_shards(
     added: Sequence[ImagesSection] = (),
     frozen: pa.Table | None = None,
 ) -> ImagePlan:
-    """List the images, sort them by URI, and cut them into shards.
+    """List the images, sort them, and cut them into shards.
 
     ``frozen`` (uri, shard) says where images are that have a shard already; the others are cut into new
     shards with the numbers after these. Raises SourceError if a source is missing or holds no image, or if
     two URIs share an id.
     """
-    rows = list_sources([images, *added]).sort_by("uri").combine_chunks()
+    rows = in_order(list_sources([images, *added]))
     check_ids(rows, images.uri)
     return cut(rows, shard_size, frozen)
 
 
+def in_order(rows: pa.Table) -> pa.Table:
+    """Listed images as a plan has them: by URI; rows of Parquet files by file and row."""
+    place = pc.if_else(pc.is_valid(rows["row"]), rows["path"], rows["uri"])
+    keys = [(name, "ascending") for name in ("place", "source", "row", "uri")]
+    return rows.append_column("place", place).sort_by(keys).drop_columns("place").combine_chunks()
+
+
 def cut(rows: pa.Table, shard_size: int, frozen: pa.Table | None) -> ImagePlan:
-    """A plan of listed images, sorted by URI. ``frozen`` as in ``plan_shards``."""
+    """A plan of listed images, sorted. ``frozen`` as in ``plan_shards``."""
     numbers = np.full(rows.num_rows, -1, np.int64)
     first = 0
     if frozen is not None and frozen.num_rows:
@@ -149,59 +130,3 @@ def check_ids(rows: pa.Table, uri: str) -> None:
         raise SourceError(
             f"Two images share one id: {pair[0]!r} and {pair[1]!r}.", where=uri, fix="List each image once."
         )
-
-
-# --- opening one image ----------------------------------------------------------------------------------
-
-
-def read_image(storage: Storage, ref: ImageRef, *, bytes_column: str = "image", max_bytes: int) -> bytes:
-    """The encoded bytes of one image.
-
-    Raises ImageError if there are none or more than ``max_bytes``, and StorageUnavailable if the trouble may
-    be the storage's and not the image's.
-    """
-    if ref.size is not None and ref.size > max_bytes:
-        raise ImageError(f"The file has {ref.size} bytes, more than the limit of {max_bytes}.", where=ref.uri)
-    try:
-        data = _read(storage, ref, bytes_column, max_bytes)
-    except (TextcamError, OSError, pa.ArrowException) as error:
-        reason = error.what if isinstance(error, TextcamError) else str(error)
-        if _is_of_storage(error):
-            raise StorageUnavailable(reason, where=ref.uri) from None
-        raise ImageError(f"The file cannot be read: {reason}", where=ref.uri) from None
-    if len(data) > max_bytes:  # its size was not listed, or it grew
-        raise ImageError(f"The file has more bytes than the limit of {max_bytes}.", where=ref.uri)
-    return data
-
-
-def _is_of_storage(error: Exception) -> bool:
-    """Whether another attempt may go better. Arrow has OSError without a number for a damaged file."""
-    cause = error.__cause__ if isinstance(error, StorageUnavailable) else error
-    if isinstance(cause, OSError):
-        return cause.errno is not None and cause.errno not in _OF_FILE
-    return isinstance(error, StorageUnavailable)
-
-
-def _read(storage: Storage, ref: ImageRef, bytes_column: str, max_bytes: int) -> bytes:
-    if ref.row is not None:
-        return _read_parquet_row(storage, ref, bytes_column)
-    if ref.offset is not None and ref.size is not None:
-        return storage.read_range(ref.path, ref.offset, ref.size)
-    return storage.read_range(ref.path, 0, max_bytes + 1)
-
-
-def _read_parquet_row(storage: Storage, ref: ImageRef, bytes_column: str) -> bytes:
-    with storage.open(ref.path) as stream:
-        file = pq.ParquetFile(stream)
-        start, row = 0, int(ref.row or 0)
-        for group in range(file.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            if row < start + count:
-                value = file.read_row_group(group, columns=[bytes_column])[bytes_column][row - start].as_py()
-                # Hugging Face data sets keep {"bytes": ..., "path": ...} in their image column.
-                value = value["bytes"] if isinstance(value, dict) else value
-                if not isinstance(value, bytes):
-                    raise ImageError("The row holds no image bytes.", where=ref.uri)
-                return value
-            start += count
-    raise ImageError("The file has fewer rows than when it was planned.", where=ref.uri)

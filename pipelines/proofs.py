@@ -22,12 +22,12 @@ from pipelines.bench import Bench, digest
 from pipelines.describe import Described
 from pipelines.execute import FATAL
 from pipelines.extract import ShardRecord
-from pipelines.feed import stack
-from pipelines.images import ImagePlan, ImageRef, Shard, read_image
+from pipelines.feed import Unusable, open_image, stack
+from pipelines.images import ImagePlan, Shard
 from pipelines.ledger import Codec, File, read_arrays
 from pipelines.proof_images import Sample, draw, find_samples
+from pipelines.reading import ImageRef
 from pipelines.working import Working
-from store.errors import ImageError
 from store.manifest import PartRecord
 from store.reader import read_part
 from store.writer import write_part
@@ -35,7 +35,6 @@ from textcam.arrays import unit_rows
 from textcam.audit import Finding, core_texts
 from textcam.cam import group_maps
 from textcam.classifier import TorchClassifier
-from textcam.decode import decode
 from textcam.device import is_out_of_memory
 from textcam.edits import Image, core_cells, edit_of
 from textcam.encoder import ClipEncoder
@@ -240,7 +239,8 @@ def ask(bench: Bench, class_id: int, trials: Sequence[Trial], images: int) -> As
 
 def read_pictures(bench: Bench, item: ProofItem, group_of: NDArray[np.integer]) -> dict[int, Picture]:
     """The item's images by id, without those that cannot be read or that a model cannot say anything of."""
-    read = ((ref.image_id, _square(bench, ref)) for ref in item.shard.refs())
+    refs = list(item.shard.refs())
+    read = ((ref.image_id, _square(bench, ref, refs)) for ref in refs)
     squares = {image_id: square for image_id, square in read if square is not None}
     dense = _in_batches(bench, bench.encoder, squares, bench.encoder.dense)
     pictures = {
@@ -313,14 +313,10 @@ def _core_maps(bench: Bench, item: ProofItem, group_of: NDArray[np.integer], pix
     return found
 
 
-def _square(bench: Bench, ref: ImageRef) -> Image | None:
-    """The central square of an image; None where it cannot be read."""
-    storage, section = bench.sources[ref.source]
-    run = bench.config.run
-    try:
-        data = read_image(storage, ref, bytes_column=section.bytes_column, max_bytes=run.max_bytes)
-        image = decode(data, max_pixels=run.max_pixels, where=ref.uri)
-    except ImageError:
+def _square(bench: Bench, ref: ImageRef, others: Sequence[ImageRef]) -> Image | None:
+    """The central square of an image; None where it cannot be had."""
+    image = open_image(bench, ref, others)
+    if isinstance(image, Unusable):
         return None
     side = min(image.size)
     left, top = ((length - side) // 2 for length in image.size)

@@ -249,7 +249,7 @@ class Run(Spreader):
         """Words for channels and groups, and explanations of all images."""
         bench = self.bench
         bank = load_bank(self.config.texts.bank, self.config.texts.templates)
-        texts_key = digest(bench.encoder.fingerprint, bank.fingerprint, bench.classifier.class_names)
+        texts_key = digest(bench.model_key("encoder"), bank.fingerprint, bench.classifier.class_names)
 
         def embed() -> tuple[Any, list[File]]:
             self.report(Progress("texts", 0, 1))

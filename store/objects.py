@@ -92,6 +92,11 @@ class ObjectStorage:
         with named_errors(self._uri, path):
             return int(obstore.head(self._store, self._at(path))["size"])
 
+    def stat(self, path: str) -> Entry:
+        """One object, as ``scan`` lists it."""
+        with named_errors(self._uri, path):
+            return _entry(path, obstore.head(self._store, self._at(path)))
+
     def list(self, prefix: str = "") -> list[str]:
         """Sorted paths that start with ``prefix``."""
         folder = self._prefix + prefix.rpartition("/")[0]
@@ -108,9 +113,7 @@ class ObjectStorage:
                 for item in page:
                     path = item["path"].removeprefix(self._prefix)
                     if path.startswith(prefix):
-                        written = item["last_modified"]
-                        stamp = str(item["e_tag"] or written)
-                        yield Entry(path, int(item["size"]), stamp, written.timestamp())
+                        yield _entry(path, item)
 
     def delete(self, *paths: str) -> None:
         """Remove the objects, a thousand a request where the service takes lists; nothing happens where there
@@ -125,6 +128,11 @@ class ObjectStorage:
                 for key in keys:
                     with suppress(NotFoundError):
                         obstore.delete(self._store, key)
+
+
+def _entry(path: str, item: Any) -> Entry:
+    written = item["last_modified"]
+    return Entry(path, int(item["size"]), str(item["e_tag"] or written), written.timestamp())
 
 
 def _client(scheme: str, bucket: str) -> Any:

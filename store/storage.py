@@ -69,6 +69,9 @@ class Storage(Protocol):
     def size(self, path: str) -> int:
         """Bytes of the file."""
 
+    def stat(self, path: str) -> "Entry":
+        """One file, as ``scan`` lists it."""
+
     def list(self, prefix: str = "") -> list[str]:
         """Sorted paths that start with ``prefix``; unfinished files are not among them."""
 
@@ -196,6 +199,11 @@ class LocalStorage:
         with named_errors(self.uri, path):
             return self._at(path).stat().st_size
 
+    def stat(self, path: str) -> Entry:
+        """One file, as ``scan`` lists it."""
+        with named_errors(self.uri, path):
+            return _entry(path, self._at(path).stat())
+
     def list(self, prefix: str = "") -> list[str]:
         """Sorted paths that start with ``prefix``; unfinished files are not among them."""
         with named_errors(self.uri, prefix):
@@ -209,8 +217,7 @@ class LocalStorage:
                 refuse_links(self.root, prefix)
             for path, file in walk(self.root, prefix, follow_links=follow_links):
                 with suppress(FileNotFoundError):  # gone since it was listed
-                    status = file.stat()
-                    yield Entry(path, status.st_size, str(status.st_mtime_ns), status.st_mtime)
+                    yield _entry(path, file.stat())
 
     def delete(self, *paths: str) -> None:
         """Remove the files; nothing happens where there is none."""
@@ -218,6 +225,10 @@ class LocalStorage:
             with named_errors(self.uri, path):
                 refuse_links(self.root, path)
                 self._at(path).unlink(missing_ok=True)
+
+
+def _entry(path: str, status: os.stat_result) -> Entry:
+    return Entry(path, status.st_size, str(status.st_mtime_ns), status.st_mtime)
 
 
 def concurrently(work: Callable[[T], R], items: Sequence[T]) -> list[R]:

@@ -72,7 +72,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, where: str = "", fast: 
             turn = _UPRIGHT.get(opened.getexif().get(_ORIENTATION, 1))
             image = Image.fromarray(pixels)
             return image if turn is None else image.transpose(turn)
-    except ImageError:
+    except (ImageError, MemoryError):  # memory that is short is no fault of the image
         raise
     except Image.DecompressionBombError as error:
         raise ImageError(f"The image is too large: {error}", where=where) from None

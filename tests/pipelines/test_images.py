@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from pipelines.config import ImagesSection
-from pipelines.images import ImagePlan, plan_shards, read_image
+from pipelines.images import ImagePlan, plan_shards
 from pipelines.labels import class_ids_of, read_aliases
+from pipelines.reading import ImageReader
 from pipelines.sources import open_source
 from store.errors import ImageError, SourceError
 from store.schema import stable_id
@@ -119,9 +120,9 @@ def test_the_same_image_twice_in_a_list_is_refused(tmp_path: Path) -> None:
 
 
 def read_all(section: ImagesSection) -> list[tuple[str, str | None, tuple[int, int]]]:
-    storage, _ = open_source(section)
+    read = ImageReader([(open_source(section)[0], section)], max_bytes=10**6)
     refs = [ref for shard in plan_shards(section, 2).shards() for ref in shard.refs()]
-    data = [read_image(storage, ref, max_bytes=10**6) for ref in refs]
+    data = [read(ref) for ref in refs]
     return [
         (ref.uri, ref.label, decode(one, max_pixels=100).size) for ref, one in zip(refs, data, strict=True)
     ]
@@ -232,7 +233,7 @@ def test_a_file_that_is_too_long_is_not_read(tmp_path: Path) -> None:
     section = ImagesSection(uri=str(tmp_path))
     ref = next(next(plan_shards(section, 1).shards()).refs())
     with pytest.raises(ImageError, match="more than the limit of 10"):
-        read_image(open_source(section)[0], ref, max_bytes=10)
+        ImageReader([(open_source(section)[0], section)], max_bytes=10)(ref)
 
 
 # labels
