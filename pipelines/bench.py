@@ -6,9 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
 
-from numpy.typing import NDArray
-from PIL import Image
-
 from pipelines.config import Config, ImagesSection, ModelName
 from pipelines.execute import Decoders
 from pipelines.reading import ImageReader
@@ -88,12 +85,6 @@ class Bench:
         """Say in the configuration what was found of the layer's signs: the store remembers it."""
         section = self.config.classifier.model_copy(update={"two_sided": self.classifier.two_sided})
         self.config = self.config.model_copy(update={"classifier": section})
-
-    @cached_property
-    def blank(self) -> NDArray[Any]:
-        """A black image as the classifier takes it, for one that it cannot have."""
-        height, width = self.classifier.input_size
-        return self.classifier.prepare(Image.new("RGB", (width, height)))
 
     @cached_property
     def sources(self) -> list[tuple[Storage, ImagesSection]]:

@@ -21,7 +21,7 @@ class Decoder:
             bench = Bench(config.model_copy(update={"run": run}))
             if self._benches:
                 bench.encoder = next(iter(self._benches.values())).encoder
-            _ = bench.encoder, bench.sources, bench.blank  # opened here, once, not by every thread
+            _ = bench.encoder, bench.classifier, bench.reader  # opened here, once, not by every thread
             self._benches[bench.classifier.preparation] = bench
             bench.classifier.let_network_go()
         bench.encoder.let_network_go()

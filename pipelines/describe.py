@@ -260,7 +260,7 @@ def _evidence(
         return ids, class_ids, pooled, shared["head"][class_ids]
     weight_ids, weights = read_weights(bench.store, record.partial)
     order = np.argsort(weight_ids)
-    return ids, class_ids, pooled, weights[order][np.searchsorted(weight_ids[order], ids)].astype(np.float32)
+    return ids, class_ids, pooled, weights[order][np.searchsorted(weight_ids[order], ids)]
 
 
 def explanation_items(records: Sequence[ShardRecord], shared: File, key: str) -> list[ExplainItem]:

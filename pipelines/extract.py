@@ -30,8 +30,10 @@ from pipelines.partial import Partial, write_partial
 from pipelines.working import DEVICE, WRITING, Clock, Working
 from store.manifest import PartRecord
 from store.writer import write_part
-from textcam.arrays import Floats
+from textcam.arrays import Floats, finite_rows
 from textcam.records import embedding_rows, error_rows, image_rows, pooled_rows
+
+LARGEST = 1e15  # of all an image's contributions together; beyond it, squares overflow in float32
 
 
 @dataclass(frozen=True)
@@ -198,12 +200,14 @@ class Harvest:
         if seen is not None:
             usable = np.ones(len(batch), bool)
             usable[list(refused)] = False
-            finite = np.logical_and.reduce(
-                [np.isfinite(one).all(1) for one in (seen.pooled, seen.logits, seen.embeddings)]
-            )
-            for row in np.flatnonzero(usable & ~finite):
-                errors.append((batch.refs[row].uri, "forward", "A model's output is not finite."))
-            self._keep(batch, seen, np.flatnonzero(usable & finite))
+            for sound, reason in (
+                (finite_rows(seen.pooled, seen.logits, seen.embeddings), "A model's output is not finite."),
+                (are_explicable(seen.pooled, seen.weights), "Its channel weights are not finite."),
+            ):
+                uris = [batch.refs[row].uri for row in np.flatnonzero(usable & ~sound)]
+                errors += [(uri, "forward", reason) for uri in uris]
+                usable &= sound
+            self._keep(batch, seen, np.flatnonzero(usable))
         self._columns["errors"].append(error_rows(self.bench.tables["errors"], errors))
         self.errors += len(errors)
         self.images += len(batch) + len(batch.errors) - len(errors)
@@ -238,7 +242,7 @@ class Harvest:
             pooled.astype(np.float32),
             half_pooled,
             half_embeddings,
-            None if seen.weights is None else seen.weights[keep].astype(np.float16),
+            None if seen.weights is None else seen.weights[keep].astype(np.float32),
         )
 
     def write(self) -> ShardRecord:
@@ -254,6 +258,20 @@ class Harvest:
                 parts.append(write_part(bench.store, table, rows, name))
         written = write_partial(bench.store, f"work/partials/{name}.safetensors", self._partial)
         return ShardRecord(self.shard.index, key, self.images, self.errors, tuple(parts), written)
+
+
+def are_explicable(pooled: Floats, weights: Floats | None) -> NDArray[np.bool_]:
+    """Which of B images have an explanation: their ``weights`` (B, K), if each has its own, and what these
+    make of ``pooled`` (B, K) can be reckoned with.
+
+    Gradients are not always finite where outputs are (the square root at 0, say), and XGrad-CAM divides by
+    sums that may vanish.
+    """
+    if weights is None:
+        return np.ones(len(pooled), bool)
+    with np.errstate(all="ignore"):
+        largest = (np.abs(weights, dtype=np.float64) * np.abs(pooled, dtype=np.float64)).sum(axis=1)
+    return finite_rows(weights) & (largest < LARGEST)
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -146,10 +146,11 @@ def read_bytes(bench: Bench, ref: ImageRef, clock: Clock) -> bytes | Unusable:
     try:
         with clock.on(READING):
             return bench.reader(ref)
-    except StorageUnavailable as error:
-        return Unusable(ref, "read", f"The file cannot be read: {error.what}", away=True)
     except Exception as error:
-        return Unusable(ref, "read", _reason(error, ref))
+        reason = _reason(error, ref)
+        if isinstance(error, StorageUnavailable):
+            return Unusable(ref, "read", f"The file cannot be read: {reason}", away=True)
+        return Unusable(ref, "read", reason)
 
 
 def _decoded(bench: Bench, ref: ImageRef, data: bytes) -> Image.Image | Unusable:
@@ -178,7 +179,7 @@ def _prepare(
             if len(benches) == 1:
                 raise
             refused[number] = _reason(error, ref)
-    pixels = [made.get(bench.classifier.preparation, bench.blank) for bench in benches]
+    pixels = [made.get(bench.classifier.preparation, bench.classifier.blank) for bench in benches]
     return tuple(pixels), refused
 
 
@@ -233,8 +234,8 @@ def read_batches(benches: Sequence[Bench], shard: Shard, clock: Clock) -> Iterat
     """The shard's images in order, in batches of ``run.batch_size``, made ahead by threads."""
     size = benches[0].config.run.batch_size
     for bench in benches:
-        _ = bench.classifier, bench.blank  # opened here, once, not by every thread
-    _ = benches[0].encoder, benches[0].sources
+        _ = bench.classifier  # opened here, once, not by every thread
+    _ = benches[0].encoder, benches[0].reader
     loading, refs = _Loading(benches, clock), shard.refs()
     pieces = iter(lambda: tuple(islice(refs, loading.at_a_time)), ())
     ahead: deque[Future[list[Loaded | Unusable]]] = deque()
@@ -272,9 +273,7 @@ class _Loading:
     def __init__(self, benches: Sequence[Bench], clock: Clock) -> None:
         self._benches, self._clock = benches, clock
         first = benches[0]
-        pixels = [bench.blank for bench in benches]
-        if first.decoders is not None:
-            pixels.append(first.encoder.prepare(Image.new("RGB", first.encoder.input_size[::-1])))
+        pixels = [first.encoder.blank, *(bench.classifier.blank for bench in benches)]
         plain = all(one.dtype == np.uint8 for one in pixels)
         self._decoders = first.decoders if plain else None
         self.lanes = self._decoders.lanes if self._decoders else 0

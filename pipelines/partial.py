@@ -18,14 +18,14 @@ Arrays = dict[str, NDArray[Any]]
 class Partial:
     """Examples and moments of some images' activations; partials merge in any order to the same bits.
 
-    For a head that is not linear the channel weights of each image's predicted class, (n, K) float16, are
-    kept as well: they need a backward pass, and a second one over all images would cost as much as the
-    first.
+    For a head that is not linear the channel weights of each image's predicted class, (n, K), are kept as
+    well: they need a backward pass, and a second one over all images would cost as much as the first. They
+    are float32: where activations are small or large, weights leave the range of float16 on the other side.
     """
 
     def __init__(self, examples: TopK, moments: Moments) -> None:
         self.examples, self.moments = examples, moments
-        self._weights: list[tuple[NDArray[np.int64], NDArray[np.float16]]] = []
+        self._weights: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
 
     @classmethod
     def empty(cls, channels: int, dim: int, examples: int) -> "Partial":
@@ -38,7 +38,7 @@ class Partial:
         scores: NDArray[np.float32],
         pooled: NDArray[np.float16],
         embeddings: NDArray[np.float16],
-        weights: NDArray[np.float16] | None = None,
+        weights: NDArray[np.float32] | None = None,
     ) -> None:
         """Add B images: float32 scores (B, K) rank examples; the stored halves (B, K), (B, D) make the
         moments."""
@@ -75,7 +75,7 @@ def read_partial(storage: Storage, file: File) -> Partial:
     )
 
 
-def read_weights(storage: Storage, file: File) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
+def read_weights(storage: Storage, file: File) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """A shard's channel weights by gradient: ids (n,), weights (n, K)."""
     arrays = read_arrays(storage, file)
     return arrays["cam.image_ids"], arrays["cam.weights"]

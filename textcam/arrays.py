@@ -77,3 +77,10 @@ def as_floats(name: str, array: ArrayLike, shape: Sequence[int | None]) -> Float
     coerced = np.asarray(array, dtype=np.float32)
     check_shape(name, coerced, shape)
     return coerced
+
+
+def finite_rows(*arrays: Floats) -> NDArray[np.bool_]:
+    """Which of B rows hold nothing but finite numbers in each of these (B, ...)."""
+    flat = [np.isfinite(one).reshape(len(one), -1).all(axis=1) for one in arrays]
+    made: NDArray[np.bool_] = np.logical_and.reduce(flat)
+    return made

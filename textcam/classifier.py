@@ -124,6 +124,11 @@ class TorchClassifier:
             logits = logits_of(self._module(inputs))
         return logits, outputs[-1]
 
+    @property
+    def blank(self) -> NDArray[Any]:
+        """Pixels (3, H, W) as ``prepare`` gives them, of no image: all zeros."""
+        return self._preprocess.blank
+
     def prepare(self, image: Image.Image) -> NDArray[Any]:
         """Pixels (3, H, W) of a PIL image.
 

@@ -67,6 +67,11 @@ class ClipEncoder:
         self._model, self._dense = nn.Identity(), None
         self._image_passes.clear()
 
+    @property
+    def blank(self) -> NDArray[Any]:
+        """Pixels (3, H, W) as ``prepare`` gives them, of no image: all zeros."""
+        return self._preprocess.blank
+
     def prepare(self, image: Image.Image) -> NDArray[Any]:
         """Pixels (3, H, W) of a PIL image: uint8, or float32 where a user's transform cannot be cut."""
         return self._preprocess.prepare(image)

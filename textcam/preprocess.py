@@ -59,6 +59,11 @@ class Preprocess:
         return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
 
     @property
+    def blank(self) -> NDArray[Any]:
+        """Zeros, as ``prepare`` shapes and types them: they stand in for an image that it refuses."""
+        return np.zeros((3, *self.size), np.uint8 if self.whole is None else np.float32)
+
+    @property
     def view_share(self) -> float:
         """The part of an image's shorter side that is kept; 1 where that cannot be told."""
         resized = next(filter(None, map(_shorter_side, self.steps)), min(self.size))

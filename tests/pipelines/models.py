@@ -153,6 +153,53 @@ def deadly_classifier() -> tuple[nn.Module, transforms.Compose]:
     return Deadly(linear=True), transform()
 
 
+class Clumsy:
+    """A step of a transform that has a fault of some kind for each colour of images that are darker."""
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        faults = {0: TypeError("no such thing"), 1: KeyError("green"), 2: AssertionError()}
+        colours = np.asarray(image).reshape(-1, 3)
+        if colours.max() < 110:
+            raise faults[int(colours.sum(0).argmax())]
+        return image
+
+
+def clumsy_classifier() -> tuple[nn.Module, transforms.Compose]:
+    return Net(linear=True), transforms.Compose([Clumsy(), *transform().transforms])
+
+
+class Misshaping:
+    """A step that forgets to resize what is wide."""
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return image if image.width > 2 * image.height else image.resize((SIZE, SIZE))
+
+
+def misshaping_classifier() -> tuple[nn.Module, transforms.Compose]:
+    return Net(linear=True), transforms.Compose([Misshaping(), *transform().transforms[2:]])
+
+
+class Rooted(Net):
+    """A head that is not linear, whose gradient is not finite for images without any blue, though its logits
+    are: the square root at 0. Its activations are as small as ``scale``, so that its gradients are as large.
+    """
+
+    def __init__(self, scale: float) -> None:
+        super().__init__(linear=True)
+        self.scale = scale
+        with torch.no_grad():
+            for parameter in self.features.parameters():
+                parameter *= scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        blue = (x[:, 2:] + 2).mean((2, 3))
+        return self.head((blue * (self.features(x).mean((2, 3)) / self.scale + 1)).sqrt())
+
+
+def rooted_classifier(scale: float = 1.0) -> tuple[nn.Module, transforms.Compose]:
+    return Rooted(scale), transform()
+
+
 # --- a classifier and an encoder that see the same eight colours -----------------------------------------
 
 COLOURS = {  # what each word looks like: corners of the cube of colours

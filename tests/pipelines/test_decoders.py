@@ -96,8 +96,9 @@ def test_what_is_not_uint8_is_made_where_it_is_used(world: Path, monkeypatch: py
     config = worlds.config(world)
     decoders = Nearby([config])
     bench = Bench(config, decoders=decoders)
-    prepare = bench.encoder.prepare
+    prepare, blank = bench.encoder.prepare, bench.encoder.blank.astype(np.float32)
     monkeypatch.setattr(bench.encoder, "prepare", lambda image: prepare(image).astype(np.float32) / 255)
+    monkeypatch.setattr(type(bench.encoder), "blank", blank)
     (shard,) = plan_shards(config.images, 100).shards()
     made = list(read_batches([bench], shard, Clock()))
     assert (sum(len(batch) for batch in made), decoders.asked) == (60, [])
