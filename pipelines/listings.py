@@ -28,6 +28,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # A tar is read from header to header. A request to a bucket costs as much as a megabyte; on a disk a seek
 # costs nothing, and what lies between the headers is better left unread.
 TAR_BUFFER, REMOTE_TAR_BUFFER = 1 << 13, 1 << 20
+BLOCK, REMOTE_BLOCK = 1 << 16, 1 << 20  # listed images whose files are looked at together
 LOOKED_AT = 4  # listed objects, for each image that a list names, before the rest is asked for one by one
 
 # One row of the plan. `path` is what is opened; a member of a tar lies at (offset, size) in it, a row of a
@@ -247,16 +248,23 @@ def with_stamps(storage: Storage, rows: pa.Table) -> pa.Table:
     objects a request, for as long as that pays; what was not met is asked for by itself, several at a time.
     An image that is not there has "" for a stamp, and shows when it is read. Raises StorageUnavailable.
     """
-    unknown = np.flatnonzero(pc.is_null(rows["stamp"]).to_numpy(zero_copy_only=False))
-    if not len(unknown):
+    if not pc.any(pc.is_null(rows["stamp"])).as_py():
         return rows
+    remote = "://" in storage.uri
+    size = REMOTE_BLOCK if remote else BLOCK
+    blocks = [rows.slice(first, size) for first in range(0, rows.num_rows, size)]
+    return pa.concat_tables([_with_stamps(storage, block, remote) for block in blocks])
+
+
+def _with_stamps(storage: Storage, rows: pa.Table, remote: bool) -> pa.Table:
+    unknown = np.flatnonzero(pc.is_null(rows["stamp"]).to_numpy(zero_copy_only=False))
     paths = rows["path"].take(pa.array(unknown)).to_pylist()
-    found = _listed(storage, paths) if "://" in storage.uri else {}
+    found = _listed(storage, paths) if remote else {}
     missing = [path for path in paths if path not in found]
     step = -(-len(missing) // (8 * CONCURRENT)) or 1
-    blocks = [missing[first : first + step] for first in range(0, len(missing), step)]
-    for block in concurrently(lambda some: [_entry(storage, path) for path in some], blocks):
-        found |= {entry.path: entry for entry in block if entry is not None}
+    some = [missing[first : first + step] for first in range(0, len(missing), step)]
+    for looked_at in concurrently(lambda those: [_entry(storage, path) for path in those], some):
+        found |= {entry.path: entry for entry in looked_at if entry is not None}
     stamps, sizes = rows["stamp"].to_pylist(), rows["size"].to_pylist()
     for row, path in zip(unknown, paths, strict=True):
         entry = found.get(path)

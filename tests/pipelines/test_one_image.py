@@ -164,23 +164,36 @@ def test_weights_that_half_precision_cannot_hold_explain_as_well(
     assert np.abs(found).min() > 1e-3
 
 
-def test_overflow_behind_the_encoders_back_costs_vectors_and_no_run(
-    world: Path, monkeypatch: pytest.MonkeyPatch
+def test_overflow_in_what_is_seen_again_costs_vectors_maps_and_trials_and_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dense features that are not finite for an image: it has no part in region directions."""
-    precompute(worlds.config(world, "calm"))
-    bench = Bench(worlds.config(world))
-    dense = type(bench.encoder).dense
-    spoilt = 0
+    """Dense features and maps of the first image of each batch are not finite: it has no part in directions
+    from regions, no map and no trial; all others have theirs."""
+    worlds.write_cues(tmp_path / "images")
+    precompute(worlds.cue_config(tmp_path, "calm"))
+    bench = Bench(worlds.cue_config(tmp_path))
+    encoder, classifier = type(bench.encoder), type(bench.classifier)
+    dense, forward_cam = encoder.dense, classifier.forward_cam
 
-    def overflow(self: object, pixels: np.ndarray) -> np.ndarray:
-        nonlocal spoilt
+    def overflowing(self: object, pixels: np.ndarray) -> np.ndarray:
         made = dense(self, pixels).copy()
         made[0] = np.nan
-        spoilt += 1
         return made
 
-    monkeypatch.setattr(type(bench.encoder), "dense", overflow)
-    summary = precompute(worlds.config(world))
-    assert (summary.images, summary.errors) == (23, 0)
-    assert verify(world / "store") == []
+    def overflowing_cam(self: object, *arguments: object, **options: object) -> object:
+        seen, weights = forward_cam(self, *arguments, **options)
+        weights = np.concatenate([np.full_like(weights[:1], np.inf), weights[1:]])
+        return seen, weights
+
+    monkeypatch.setattr(encoder, "dense", overflowing)
+    monkeypatch.setattr(classifier, "forward_cam", overflowing_cam)
+    summary = precompute(worlds.cue_config(tmp_path))
+    calm = Snapshot.open(tmp_path / "calm")
+    assert (summary.images, summary.errors) == (calm.count("images"), 0)
+    assert verify(tmp_path / "store") == []
+    shown = [
+        set(Snapshot.open(tmp_path / name).table("maps")["image_id"].to_pylist())
+        for name in ("calm", "store")
+    ]
+    assert 0 < len(shown[1]) < len(shown[0])
+    assert Snapshot.open(tmp_path / "store").count("findings") > 0
