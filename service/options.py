@@ -39,10 +39,29 @@ AnswerFile = Annotated[
 ONE_OF = (("as_json", "as_csv", "as_lines"), ("query", "file"), ("names", "top"), ("near", "as_csv"))
 # An option, and what it would be ignored without: another one with one of these values.
 NEEDS = {"lose": ("method", ("refit",))}
+# What was asked for otherwise once, and how it is asked for now.
+MOVED = {
+    ("audit", "--data"): "textcam data STORE",
+    ("audit", "--slices"): "textcam slices STORE -o DIR",
+    ("add", "--format"): "--layout",
+    ("doctor", "--dir"): "-o",
+    ("diff", "--snapshot-a"): "STORE@N",
+    ("diff", "--snapshot-b"): "STORE@N",
+}
+for _name in ("explain", "search", "audit", "suppress", "info", "sql", "verify"):
+    MOVED[_name, "--snapshot"] = "STORE@N"
 
 
 class Command(TyperCommand):
     """Refuses options that would be ignored beside others, and leaves with 130 when it is stopped."""
+
+    def parse_args(self, context: Any, args: list[str]) -> list[str]:
+        """Refuse options of before, saying what they are now."""
+        for arg in args[: args.index("--") if "--" in args else None]:
+            option = arg.split("=")[0]
+            if now := MOVED.get((self.name or "", option)):
+                context.fail(f"There is no {option} any more; it is now: {now}")
+        return super().parse_args(context, args)
 
     def invoke(self, context: Any) -> Any:
         """Check, then run."""
@@ -57,11 +76,11 @@ class Command(TyperCommand):
             both = [name for name in given if name in together]
             if len(both) > 1:
                 first, second = (self._called(name) for name in both[:2])
-                raise typer.BadParameter(f"{first} and {second} exclude each other.", context)
+                context.fail(f"{first} and {second} exclude each other.")
         for name, (other, values) in NEEDS.items():
             if name in given and context.params.get(other) not in values:
                 needed = f"{self._called(other)} {' or '.join(values)}"
-                raise typer.BadParameter(f"{self._called(name)} is only for {needed}.", context)
+                context.fail(f"{self._called(name)} is only for {needed}.")
         try:
             return super().invoke(context)
         except KeyboardInterrupt:

@@ -81,7 +81,8 @@ def print_json(value: Any, out: Path | None = None) -> None:
 def print_lines(lines: Iterable[str], out: Path | None = None) -> None:
     """Lines, on stdout or into a file; names in them cannot command the terminal that shows them."""
     if out is None:
-        say(*lines)
+        for line in lines:
+            say(line)
         return
     with destination(out) as file:
         file.writelines(f"{shown(line)}\n".encode() for line in lines)
@@ -148,7 +149,10 @@ def _json_list(objects: Iterable[Any]) -> Iterator[bytes]:
 
 def write_csv(file: Any, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
     """Rows as CSV: lists as JSON, nothing for what is not known or no number. The number of rows."""
-    known = [any(knows(field.type) for knows in _CSV_KNOWS) for field in schema]
+    known = [
+        any(knows(field.type) for knows in _CSV_KNOWS) and not pa.types.is_interval(field.type)
+        for field in schema
+    ]
     flat = pa.schema(
         [
             field if yes else pa.field(field.name, pa.string())
@@ -167,7 +171,7 @@ def write_csv(file: Any, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -
 def _csv_column(column: pa.Array, known: bool) -> pa.Array:
     if known and pa.types.is_floating(column.type):
         return pc.if_else(pc.is_finite(column), column, pa.scalar(None, column.type))
-    if known and not pa.types.is_interval(column.type):
+    if known:
         return column
     return pa.array([_text(_flat(plain(one))) for one in column.to_pylist()], pa.string())
 

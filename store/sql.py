@@ -5,11 +5,13 @@ off. Half floats are widened to float32 on the way, which DuckDB needs.
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Event, Timer
-from typing import TYPE_CHECKING
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -22,6 +24,7 @@ from store.schema import tables
 if TYPE_CHECKING:
     from store.reader import Snapshot
 
+T = TypeVar("T")
 MEMORY = "50%"  # of this machine's, or of its container's; beyond it nothing goes to disk, the query ends
 BATCH_ROWS = 8192
 
@@ -92,52 +95,40 @@ class SqlSource:
         """
         for file in self._files:
             file.damage = None
-        late = Event()
-        with self.connect(memory) as session:
-
-            def stop() -> None:
-                late.set()
-                with suppress(duckdb.Error):  # it has just ended
-                    session.interrupt()
-
-            watch = Timer(seconds or 0, stop)
-            watch.daemon = True
-            if seconds is not None:
-                watch.start()
-            try:
-                with self._named_errors(query, seconds, late):
-                    if not _reads(session, query):
-                        what = "Only one statement that reads is allowed."
-                        raise QueryError(what, where=query.strip(), fix="Write one SELECT.")
-                    reader = session.sql(query).to_arrow_reader(batch_rows)
-                    schema = _named_once(reader.schema)
-                yield Answer(schema, self._batches(reader, schema, query, seconds, late))
-            finally:
-                watch.cancel()
+        with self.connect(memory) as session, ThreadPoolExecutor(1) as worker:
+            run = partial(_interruptible, session, worker, None if seconds is None else monotonic() + seconds)
+            with self._named_errors(query, seconds):
+                reader = run(partial(_reader, session, query, batch_rows))
+            schema = _named_once(reader.schema)
+            yield Answer(
+                schema, self._batches(partial(run, partial(next, reader, None)), schema, query, seconds)
+            )
 
     def _batches(
-        self, reader: pa.RecordBatchReader, schema: pa.Schema, query: str, seconds: float | None, late: Event
+        self,
+        following: Callable[[], pa.RecordBatch | None],
+        schema: pa.Schema,
+        query: str,
+        seconds: float | None,
     ) -> Iterator[pa.RecordBatch]:
         while True:
-            with self._named_errors(query, seconds, late):
-                batch = next(reader, None)
-                if late.is_set():  # between two batches there is nothing to interrupt
-                    raise duckdb.InterruptException("late")
+            with self._named_errors(query, seconds):
+                batch = following()
             if batch is None:
                 return
             yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
 
     @contextmanager
-    def _named_errors(self, query: str, seconds: float | None, late: Event) -> Iterator[None]:
+    def _named_errors(self, query: str, seconds: float | None) -> Iterator[None]:
         """Errors of DuckDB, and those that Arrow makes of them when batches are taken."""
+        where = query.strip()
         try:
             yield
+        except _Late:
+            what = f"The query took longer than {seconds:g} seconds and was stopped."
+            fix = "Ask for fewer rows or columns, or allow more time (--seconds)."
+            raise LimitReached(what, where=where, fix=fix) from None
         except (duckdb.Error, pa.ArrowException, OSError) as error:
-            where = query.strip()
-            if late.is_set():
-                what = f"The query took longer than {seconds:g} seconds and was stopped."
-                fix = "Ask for fewer rows or columns, or allow more time (--seconds)."
-                raise LimitReached(what, where=where, fix=fix) from None
             for what, damaged, fix in (file.damage for file in self._files if file.damage):
                 raise Damaged(what, where=damaged, fix=fix) from None
             if isinstance(error, duckdb.OutOfMemoryException) or "Out of Memory Error" in str(error):
@@ -145,6 +136,38 @@ class SqlSource:
                 fix = "Ask for fewer rows or columns, sort less, or allow more memory (--memory)."
                 raise LimitReached(what, where=where, fix=fix) from None
             raise QueryError(f"DuckDB refused the query: {error}", where=where) from None
+
+
+class _Late(Exception):  # noqa: N818 (the name says what happened)
+    """The time of a query is over."""
+
+
+def _interruptible(
+    session: duckdb.DuckDBPyConnection,
+    worker: ThreadPoolExecutor,
+    deadline: float | None,
+    work: Callable[[], T],
+) -> T:
+    """What ``work`` returns, done in the worker: from this thread DuckDB would hear neither the clock nor
+    Ctrl-C. Raises ``_Late`` after the deadline.
+    """
+    future = worker.submit(work)
+    try:
+        wait([future], None if deadline is None else max(0.0, deadline - monotonic()))
+        if not future.done():
+            raise _Late
+    finally:
+        while not future.done():
+            session.interrupt()  # again, until it is heard: what has not begun yet does not hear it
+            wait([future], 0.05)
+    return future.result()
+
+
+def _reader(session: duckdb.DuckDBPyConnection, query: str, batch_rows: int) -> pa.RecordBatchReader:
+    if not _reads(session, query):
+        what = "Only one statement that reads is allowed."
+        raise QueryError(what, where=query.strip(), fix="Write one SELECT.")
+    return session.sql(query).to_arrow_reader(batch_rows)
 
 
 def _reads(session: duckdb.DuckDBPyConnection, query: str) -> bool:
