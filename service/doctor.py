@@ -127,7 +127,9 @@ def _bucket(uri: str) -> Check:
             same = storage.read(path) == data
         finally:
             storage.delete(path)
-    except (TextcamError, FileNotFoundError) as error:
+    except FileNotFoundError:
+        return Check(name, False, "there is no such bucket; check its name", needed=True)
+    except TextcamError as error:
         return Check(name, False, str(error).replace("\n", ";"), needed=True)
     return Check(name, same, "written, read and removed" if same else "not read as written", needed=True)
 
