@@ -24,7 +24,7 @@ demo: $(READY)
 	@$(BIN)/textcam demo -o '$(OUT)'
 
 test: $(READY)
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" --durations=15
 
 test-slow: $(READY)
 	@$(BIN)/python -m pytest -m slow

@@ -1,10 +1,14 @@
 """Effects matched for what else images show, on worlds in which the truth is known."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.special import expit
 
-from textcam.matching import FOLDS, Matched, matched_difference
+from tests.textcam.worlds import Rows, edited
+from textcam.matching import FOLDS, Matched, matched, matched_difference
+from textcam.records import findings_of
 
 SEEDS = 100
 ALLOWED = 8  # of 100 intervals that may miss the truth: by chance 5, 8 or fewer in 94 of 100 draws
@@ -90,6 +94,17 @@ def test_images_without_their_like_are_left_out() -> None:
 def test_without_other_texts_there_is_nothing_to_match_by(others: np.ndarray) -> None:
     hits, present, _ = world("none", 40, 0)
     assert matched_difference(hits, present, others) == Matched("nothing to match by", None, None, None, 0, 0)
+
+
+def test_in_a_bank_of_one_kind_there_is_nothing_to_match_by(tmp_path: Path) -> None:
+    def plain_words(rows: Rows) -> Rows:
+        return [{**row, "kind": "other"} for row in rows]
+
+    snapshot = edited(tmp_path / "s", {"texts": plain_words})
+    found = matched(snapshot, findings_of(snapshot.table("findings")))
+    assert found
+    assert {one.outcome for one in found} == {"nothing to match by"}
+    assert {one.effect for one in found} == {None}
 
 
 @pytest.mark.parametrize("n", [1, 2, FOLDS, 40])
