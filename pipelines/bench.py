@@ -32,6 +32,7 @@ class Bench:
         self.config = config
         self.labels = labels or {}
         self.decoders = decoders
+        self.cam_doubts: tuple[str, ...] = ()  # what a run has to say of its CAMs
         self._room = config.run.batch_size
 
     @cached_property

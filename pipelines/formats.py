@@ -2,7 +2,8 @@
 
 bfloat16 doubles the rate of some networks on some machines and halves that of others, so both formats are
 tried when a run begins, on some of its own images and on one of its workers. bfloat16 is taken where it is
-faster by a tenth and every probed image keeps its outputs (ours).
+faster by a tenth and every probed image keeps its outputs and its CAM (ours). Where a run is told to use
+bfloat16, it says at its end what that cost the CAMs.
 
 The decision shapes numbers, so it is made once: it lies with the store's run records and, after the commit,
 in the snapshot's configuration. A run that goes on, its other workers and images that are added later all use
@@ -30,27 +31,33 @@ from pipelines.working import Clock
 from store.manifest import Manifest
 from store.prune import at_work
 from textcam.arrays import Floats
+from textcam.cam_methods import METHODS
+from textcam.classifier import TorchClassifier
 from textcam.device import is_out_of_memory
 
 STAGE = "formats"
 MODELS: tuple[ModelName, ...] = ("classifier", "encoder")
-LEAST_COSINE = 0.999  # of an image's outputs in bfloat16 with those in float32
+LEAST_COSINE = 0.999  # of an image's outputs in bfloat16 with those in float32, and of its contributions
+LARGEST_ERROR = 0.02  # of the sum of an image's contributions, by the largest of these sums
 LEAST_GAIN = 1.1
 IMAGES = 16
+CHECKED = 4  # images, where the format is not to be chosen
 ROUNDS, ENOUGH_SECONDS = 3, 4.0
 
 
 @dataclass(frozen=True)
 class Trial:
     """One model in both formats: images a second, the lowest cosine of an image's outputs in one with those
-    in the other, and the format to use. No numbers where no image could be had, or the model has no pass in
-    bfloat16."""
+    in the other, how well its contributions agree, and the format to use. No numbers where no image could be
+    had, or the model has no pass in bfloat16; none for contributions where the head is linear."""
 
     model: ModelName
     float32: float | None
     bfloat16: float | None
     cosine: float | None
     chosen: str
+    contributions_cosine: float | None = None
+    contributions_error: float | None = None
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Self:
@@ -179,12 +186,16 @@ def _compare(bench: Bench, name: ModelName, pixels: Sequence[NDArray[Any]], size
         return Trial(name, None, None, None, "float32")
     cosine = min(float(cosines(*pair)[: len(pixels)].min()) for pair in zip(plain, fast, strict=True))
     rates = {kind: count / max(spent, 1e-9) for kind, spent in seconds.items()}
-    return Trial(name, rates["float32"], rates["bfloat16"], cosine, choose(**rates, cosine=cosine))
+    kept = agreement(bench.classifier, bench.config.cam.method, batches[0]) if name == "classifier" else None
+    chosen = choose(**rates, cosine=cosine, kept=kept)
+    told = (None, None) if kept is None else (kept.cosine, kept.error)
+    return Trial(name, rates["float32"], rates["bfloat16"], cosine, chosen, *told)
 
 
-def choose(float32: float, bfloat16: float, cosine: float) -> str:
-    """The format to use, from the rate of each and the lowest cosine of an image."""
-    return "bfloat16" if bfloat16 >= LEAST_GAIN * float32 and cosine >= LEAST_COSINE else "float32"
+def choose(float32: float, bfloat16: float, cosine: float, kept: "Agreement | None" = None) -> str:
+    """The format to use, from the rate of each, the lowest cosine of an image and what CAMs keep."""
+    faithful = cosine >= LEAST_COSINE and (kept is None or kept.enough)
+    return "bfloat16" if bfloat16 >= LEAST_GAIN * float32 and faithful else "float32"
 
 
 def _outputs(
@@ -206,8 +217,74 @@ def _outputs(
 def _forward(bench: Bench, name: ModelName, pixels: NDArray[Any]) -> tuple[Floats, ...]:
     if name == "encoder":
         return (bench.encoder.encode_images(pixels),)
-    seen = bench.classifier.forward(pixels)
+    classifier, method = bench.classifier, bench.config.cam.method
+    if classifier.head is None and not METHODS[method].passes(1, linear_head=False):
+        seen = classifier.forward_cam(pixels, method=method)[0]  # as extraction does
+    else:
+        seen = classifier.forward(pixels)
     return seen.pooled, seen.logits
+
+
+# --- what CAMs keep -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Contributions in bfloat16 beside those in float32: the lowest ``cosine`` of an image's, and the largest
+    ``error`` of their sum, by the largest of the sums."""
+
+    cosine: float
+    error: float
+
+    @property
+    def enough(self) -> bool:
+        """Whether explanations are the same to what bfloat16 rounds."""
+        return self.cosine >= LEAST_COSINE and self.error <= LARGEST_ERROR
+
+
+def agreement(classifier: TorchClassifier, method: str, pixels: NDArray[Any]) -> Agreement | None:
+    """Contributions, weight times activation, of one class an image, in both formats; pixels (B, 3, H, W).
+
+    One image has to do for methods that try channel by channel. None where weights are the rows of a linear
+    head: what then adds up are the logits.
+    """
+    if classifier.head is not None:
+        return None
+    if METHODS[method].passes(1, linear_head=False):
+        pixels = pixels[:1]
+    before = classifier.number_format
+    made, class_ids = [], None
+    try:
+        for number_format in ("float32", "bfloat16"):
+            classifier.number_format = number_format
+            seen, weights = classifier.forward_cam(pixels, class_ids, method)
+            class_ids = seen.logits.argmax(1) if class_ids is None else class_ids
+            made.append(weights * seen.pooled)
+    finally:
+        classifier.number_format = before
+    sums = [one.sum(1, dtype=np.float64) for one in made]
+    error = np.abs(sums[1] - sums[0]).max() / max(float(np.abs(sums[0]).max()), 1e-12)
+    return Agreement(float(cosines(*made).min()), float(error))
+
+
+def cam_doubts(bench: Bench, plan: ImagePlan) -> tuple[str, ...]:
+    """What the number format and norms that cannot be held do to the CAMs of a run, as sentences."""
+    classifier, method = bench.classifier, bench.config.cam.method
+    said = [
+        f"the scale of {name} cannot be held: contributions do not add up"
+        for name in classifier.norms_not_held(method)
+    ]
+    if classifier.number_format == "bfloat16" and classifier.head is None:
+        pixels: list[NDArray[Any]] = []
+        for batch in read_batches([bench], sampled(plan, CHECKED), Clock()):
+            pixels += batch.for_classifier()
+        kept = agreement(classifier, method, stack(pixels, len(pixels))) if pixels else None
+        if kept is not None and not kept.enough:
+            said.append(
+                f"in bfloat16 contributions add up to {kept.error:.1%} more or less than in float32, "
+                f"with a cosine of {kept.cosine:.3f}"
+            )
+    return tuple(said)
 
 
 def cosines(plain: Floats, fast: Floats) -> NDArray[np.float64]:

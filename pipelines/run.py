@@ -19,7 +19,7 @@ from pipelines.decoding import Decoder
 from pipelines.events import EventLog
 from pipelines.execute import Pool, open_pool
 from pipelines.extract import SHARDS, ShardRecord, extract_shard
-from pipelines.formats import decide
+from pipelines.formats import cam_doubts, decide
 from pipelines.frozen import keep_plan, newest, plan_run, with_added
 from pipelines.images import ImagePlan
 from pipelines.labels import class_ids_of, read_aliases
@@ -36,7 +36,8 @@ from textcam.texts import TextBank, load_bank
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a finished run made, and what of its text bank is worth another look (see ``pipelines.banks``)."""
+    """What a finished run made, and what of its text bank (see ``pipelines.banks``) and of its CAMs (see
+    ``pipelines.formats``) is worth another look."""
 
     store: str
     snapshot: int
@@ -48,6 +49,7 @@ class RunSummary:
     duplicate_texts: tuple[str, ...] = ()
     near_duplicate_texts: tuple[str, ...] = ()
     truncated_texts: tuple[str, ...] = ()
+    cam_doubts: tuple[str, ...] = ()
 
 
 def precompute(config: Config, report: Report = lambda progress: None) -> RunSummary:
@@ -77,6 +79,7 @@ def prepare(config: Config, report: Report = lambda progress: None) -> tuple[Ben
     bench.labels = class_ids_of(plan.labels, bench.classifier.class_names, aliases)
     bench.use_sides()
     decide(bench, plan, base, report)
+    bench.cam_doubts = cam_doubts(bench, plan)
     return bench, plan
 
 
@@ -91,6 +94,7 @@ def summary(bench: Bench, manifest: Manifest, new: bool, seconds: float) -> RunS
         findings=rows["findings"],
         seconds=seconds,
         new=new,
+        cam_doubts=bench.cam_doubts,
         **doubts(bench, manifest),
     )
 

@@ -8,7 +8,7 @@ other (evaluation mode).
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -96,6 +96,7 @@ class TorchClassifier:
         self._preprocess, self._layout = preprocess, target.layout
         self.preparation = preprocess.description
         self.number_format = "float32"
+        self._not_held: tuple[str, ...] = ()  # of the last gradients
         self._pass: Callable[[torch.Tensor], _Pass] = self._plain_pass
 
     def compile(self) -> None:
@@ -218,12 +219,13 @@ class TorchClassifier:
             leaves.append(output.detach().requires_grad_().clone())
             return leaves[-1]
 
+        norms: AbstractContextManager[list[str]] = frozen_norms(self._module) if frozen else nullcontext([])
         handle = self._module.get_submodule(self.layer).register_forward_hook(detach)
         try:
             with (
                 torch.enable_grad(),
                 number_format(self.number_format, self.device),
-                frozen_norms(self._module) if frozen else nullcontext(),
+                norms as not_held,
                 # The fast kernels of attention have no second derivative.
                 sdpa_kernel(SDPBackend.MATH) if curvature else nullcontext(),
             ):
@@ -237,9 +239,21 @@ class TorchClassifier:
                     gradient = gradient - 0.5 * _along(gradient, leaves[-1])
         finally:
             handle.remove()
+        self._not_held = tuple(not_held)
         found = _array(self._layout.to_maps(gradient))
         result = self._seen(logits, leaves[-1].detach().to(torch.float32), maps=True)
         return result, two_sided(found) if self.two_sided else found
+
+    def norms_not_held(self, method: str) -> tuple[str, ...]:
+        """The norms behind the target layer whose scale a method wants held and that cannot be (see
+        ``frozen_norms``), in the number format that is set: with one of them contributions do not add up.
+        """
+        chosen = self.cam_method(method)
+        if not chosen.frozen or (self.head is not None and chosen.of_head is not None):
+            return ()
+        pixels = np.random.default_rng(0).integers(0, 256, (1, 3, *self.input_size), np.uint8)
+        self.gradients(pixels, frozen=True)
+        return self._not_held
 
     def cam_method(self, name: str) -> CamMethod:
         """The CAM method of this name. Raises ModelError for one that there is not, or not for this head."""

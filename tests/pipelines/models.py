@@ -51,6 +51,20 @@ def squashed_classifier() -> tuple[nn.Module, transforms.Compose]:
     return Net(linear=False), transform()
 
 
+class Ripples(nn.Module):
+    """Next to nothing added, whose slope is large and another one a hair further on."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1e-3 * torch.sin(3000 * x)
+
+
+def delicate_classifier() -> tuple[nn.Module, transforms.Compose]:
+    """Pooled activations and logits hardly mind bfloat16, gradients do."""
+    net = Net(linear=False)
+    net.squash = Ripples()
+    return net, transform()
+
+
 class Clip(nn.Module):
     """Images by their colours at 2 x 2 places, texts by their letters, both in 11 dimensions."""
 

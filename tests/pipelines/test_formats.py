@@ -13,9 +13,19 @@ from pipelines.config import ImagesSection, RunSection
 from pipelines.config_file import make_config
 from pipelines.estimate import plan
 from pipelines.execute import local_ray
-from pipelines.formats import Trial, TrialItem, choose, cosines, sampled, try_formats
+from pipelines.formats import (
+    LEAST_COSINE,
+    Agreement,
+    Trial,
+    TrialItem,
+    cam_doubts,
+    choose,
+    cosines,
+    sampled,
+    try_formats,
+)
 from pipelines.grow import add
-from pipelines.images import plan_shards
+from pipelines.images import ImagePlan, plan_shards
 from pipelines.run import precompute
 from pipelines.together import precompute_together
 from store.errors import ConfigError
@@ -60,6 +70,61 @@ def test_the_faster_format_where_it_keeps_the_numbers(
     float32: float, bfloat16: float, cosine: float, best: str
 ) -> None:
     assert choose(float32, bfloat16, cosine) == best
+
+
+@pytest.mark.parametrize(
+    ("kept", "best"),
+    [
+        (None, "bfloat16"),
+        (Agreement(0.9999, 0.003), "bfloat16"),
+        (Agreement(0.9933, 0.003), "float32"),
+        (Agreement(0.9999, 0.033), "float32"),
+        (Agreement(float("nan"), float("nan")), "float32"),
+    ],
+)
+def test_the_faster_format_where_cams_stay_the_same(kept: Agreement | None, best: str) -> None:
+    assert choose(10.0, 20.0, 1.0, kept) == best
+
+
+def bench_of(world: Path, model: str, **section: object) -> tuple[Bench, ImagePlan]:
+    bench = Bench(worlds.config(world, classifier={"model": model, **section}, run={"batch_size": 4}))
+    return bench, plan_shards(bench.config.images, 12)
+
+
+def test_a_cam_that_bfloat16_breaks_is_seen_where_outputs_are_not(world: Path) -> None:
+    bench, plan_of_images = bench_of(world, "python:tests.pipelines.models:delicate_classifier")
+    trial = try_formats(bench, TrialItem("classifier", sampled(plan_of_images, 4)))
+    assert trial.cosine > LEAST_COSINE
+    assert trial.contributions_cosine < LEAST_COSINE
+    assert trial.chosen == "float32"
+    assert bench.classifier.number_format == "float32"
+    assert cam_doubts(bench, plan_of_images) == ()
+    bench.classifier.number_format = "bfloat16"
+    (said,) = cam_doubts(bench, plan_of_images)
+    assert said.startswith("in bfloat16 contributions add up to ")
+
+
+def test_a_cam_that_bfloat16_keeps_is_left_to_be_fast(world: Path) -> None:
+    bench, plan_of_images = bench_of(world, "timm:test_convnext?num_classes=7", weights="random")
+    trial = try_formats(bench, TrialItem("classifier", sampled(plan_of_images, 4)))
+    assert LEAST_COSINE < trial.contributions_cosine <= 1
+    assert trial.contributions_error < 0.02
+    bench.classifier.number_format = "bfloat16"
+    assert cam_doubts(bench, plan_of_images) == ()
+
+
+def test_weights_of_a_linear_head_need_no_comparison(world: Path) -> None:
+    bench, plan_of_images = bench_of(world, "python:tests.pipelines.models:linear_classifier")
+    trial = try_formats(bench, TrialItem("classifier", sampled(plan_of_images, 4)))
+    assert (trial.contributions_cosine, trial.contributions_error) == (None, None)
+
+
+def test_a_run_says_what_its_format_costs_the_cams(world: Path) -> None:
+    delicate = {"model": "python:tests.pipelines.models:delicate_classifier"}
+    made = precompute(worlds.config(world, classifier=delicate, run={"number_format": "bfloat16"}))
+    assert [line.partition(" add")[0] for line in made.cam_doubts] == ["in bfloat16 contributions"]
+    plain = precompute(worlds.config(world, "plain", classifier=delicate))
+    assert plain.cam_doubts == ()
 
 
 def test_cosines_row_by_row() -> None:

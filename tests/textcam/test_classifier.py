@@ -177,6 +177,72 @@ def test_with_norms_held_contributions_add_up_behind_a_norm(model, norm, head):
     assert np.abs(plain).max() < 0.05 * np.abs(expected).max()
 
 
+# One of each way to have a norm behind the layer whose input is bfloat16 in bfloat16.
+NORMED = [
+    NO_LINEAR_HEAD,
+    "timm:convnextv2_atto?depths=(1,1,1,1)&dims=(16,16,16,32)",
+    "timm:tiny_vit_5m_224?depths=(1,1,1,1)",
+    "timm:davit_tiny?depths=(1,1,1,1)&embed_dims=(16,16,32,32)&num_heads=(1,1,2,2)",
+    "timm:hiera_tiny_224?embed_dim=24&stages=(1,1,1,1)",
+    "timm:eva02_tiny_patch14_224?depth=1",
+]
+
+
+@pytest.mark.parametrize("model", NORMED)
+def test_with_norms_held_contributions_add_up_in_bfloat16_as_in_float32(model):
+    classifier = load(model)
+    pixels = batch(classifier)
+    output, weights = classifier.forward_cam(pixels, method="gradcam-frozen")
+    class_ids = output.logits.argmax(1)
+    sums = (weights * output.pooled).sum(1)
+    classifier.number_format = "bfloat16"
+    fast, coarse = classifier.forward_cam(pixels, class_ids, "gradcam-frozen")
+    assert np.abs((coarse * fast.pooled).sum(1) - sums).max() < 0.02 * np.abs(sums).max()
+    assert np.abs(sums).max() > 0.1 * np.abs(output.logits.max(1)).max()  # no sums of nothing
+    assert classifier.norms_not_held("gradcam-frozen") == ()
+
+
+@pytest.mark.parametrize("number_format", ["float32", "bfloat16"])
+def test_holding_norms_leaves_what_comes_out_bit_for_bit(number_format):
+    classifier = load(NORMED[1])
+    pixels = batch(classifier)
+    classifier.number_format = number_format
+    plain, frozen = (classifier.gradients(pixels, frozen=frozen)[0] for frozen in (False, True))
+    assert np.array_equal(plain.logits, frozen.logits)
+
+
+class Norms(nn.Module):
+    """Maps, then a norm that can be held, one of another kind, and one whose class does something else."""
+
+    def __init__(self, third):
+        super().__init__()
+        self.maps = nn.Sequential(nn.Conv2d(3, 8, 3, 4), nn.ReLU())
+        self.first, self.second, self.third = nn.LayerNorm(8), nn.GroupNorm(2, 8), third
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.head(self.third(self.second(self.first(self.maps(x).mean((2, 3))))))
+
+
+class Doubling(nn.LayerNorm):
+    def forward(self, x):
+        return 2 * super().forward(x) + x
+
+
+@pytest.mark.parametrize(
+    ("third", "others"), [(nn.Identity(), ("second",)), (Doubling(8), ("second", "third"))]
+)
+def test_norms_that_cannot_be_held_are_named(third, others):
+    torch.manual_seed(0)
+    module = Norms(third).eval().requires_grad_(False)
+    target = find_target(module, (64, 64), "maps")
+    names = tuple("abcde")
+    classifier = TorchClassifier("norms", module, split(build_transform(**SMALL), "norms"), target, names)
+    assert classifier.norms_not_held("gradcam-frozen") == others
+    assert classifier.norms_not_held("gradcam") == ()  # which holds none
+    assert load().norms_not_held("gradcam-frozen") == ()  # a linear head: nothing is differentiated
+
+
 @pytest.mark.parametrize("model", [RESNET, VIT, NO_LINEAR_HEAD])
 def test_an_image_does_not_see_its_batch(model):
     classifier = load(model)
