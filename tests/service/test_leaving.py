@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 AT_EXIT = "import atexit, sys\natexit.register(lambda: print('registered work is done'))\n"
 TORN_DOWN = "class Last:\n    def __del__(self):\n        print('torn down')\nsys.last = Last()\n"
 
@@ -41,3 +43,35 @@ def test_a_mistake_of_ours_shows_itself() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
+
+
+MANY = "SELECT range, 'text ' || range AS text FROM range(200000)"
+
+
+@pytest.mark.parametrize("form", [[], ["--csv"], ["--json"], ["--json-lines"]], ids=str)
+def test_a_long_answer_onto_a_full_disk_leaves_with_3(written_store: Path, form: list[str]) -> None:
+    words = ["textcam", "sql", str(written_store), MANY, *form]
+    code = f"import sys\nfrom service.cli import entry\nsys.argv = {words}\nentry()"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (
+        3,
+        "error: The answer cannot be printed: No space left on device.\n",
+    )
+
+
+@pytest.mark.parametrize("form", [[], ["--csv"], ["--json"], ["--json-lines"]], ids=str)
+def test_a_reader_that_has_enough_ends_it_quietly(written_store: Path, form: list[str]) -> None:
+    words = ["textcam", "sql", str(written_store), MANY, *form]
+    code = f"import sys\nfrom service.cli import entry\nsys.argv = {words}\nentry()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert (process.wait(timeout=60), process.stderr.read()) == (1, "")
+    process.stderr.close()
