@@ -152,13 +152,13 @@ def test_fewer_images_keep_the_attributes_that_enough_of_them_show(
 
 
 def test_in_a_biased_draw_one_attribute_comes_with_the_other() -> None:
-    a = np.repeat([True, True, False, False], [18, 40, 30, 95])
-    b = np.repeat([True, False, True, False], [18, 40, 30, 95])
+    a = np.repeat([True, True, False, False], [90, 40, 30, 380])
+    b = np.repeat([True, False, True, False], [90, 40, 30, 380])
     kept = biased_rows(a, b, 0)
     assert np.array_equal(kept, np.unique(kept))
-    assert b[kept][a[kept]].mean() == pytest.approx(18 / 20)
-    assert b[kept][~a[kept]].mean() == pytest.approx(5 / 100)
-    assert (a[kept] & b[kept]).sum() == 18
+    assert b[kept][a[kept]].mean() == pytest.approx(90 / 100)
+    assert b[kept][~a[kept]].mean() == pytest.approx(20 / 400)
+    assert (a[kept] & b[kept]).sum() == 90
 
 
 def test_pairs_are_together_in_some_images_and_in_most_are_not(world: World) -> None:
@@ -209,6 +209,10 @@ def test_where_it_is_not_its_word_is_false_and_so_is_being_sure(cases: dict[str,
         "false: what is absent in first three": pytest.approx(0.4),
         "false: sure of a word": pytest.approx(0.4),
     }
+    in_order = np.arange(len(NAMES), 0, -1.0)[None].repeat(5, 0)  # dog, Puppy, red, hat, ...
+    found = _means(scores.judge_names(case, Told(in_order, lambda head: head)))
+    assert found["false: what is absent first"] == pytest.approx(0.2)
+    assert found["false: what is absent in first three"] == pytest.approx(0.4)
 
 
 def test_the_partner_is_false_and_the_own_is_to_be_before_it(cases: dict[str, Case]) -> None:
@@ -294,6 +298,8 @@ def test_simple_methods_name_every_channel_of_this_world(cases: dict[str, Case])
     told = entrants(Directions(evidence))
     for name in ("mean difference", "ridge .1", "correlation"):
         assert _means(scores.judge_names(cases["base"], told[name]))["first text"] == 1, name
+    assert (told["ours"].scores == -np.inf).any()  # what is not said is not a score
+    assert ((told["ours"].scores > 0) | (told["ours"].scores == -np.inf)).all()
     assert {"ours", "TextCAM, the paper's form", "CLIP-Dissect", "SpLiCE", "chance"} < set(told)
 
 
