@@ -23,6 +23,8 @@ from pipelines.frozen import newest
 from pipelines.images import ImagePlan, plan_shards
 from pipelines.labels import class_ids_of, read_aliases
 from pipelines.working import DECODING, READING, Clock
+from store.storage import open_storage
+from store.trial import try_storage
 from textcam.cam_methods import METHODS
 from textcam.texts import load_bank
 
@@ -50,9 +52,11 @@ class PlanSummary:
 def plan(config: Config) -> PlanSummary:
     """List the images, try both models on a few of them, and say what the whole run would take.
 
-    Raises what a run would raise before its first shard: SourceError, ModelError, ConfigError.
+    Raises what a run would raise before its first shard: SourceError, ModelError, ConfigError, and
+    StorageUnavailable where the store could not be written or committed.
     """
     load_bank(config.texts.bank, config.texts.templates)
+    try_storage(open_storage(config.store))
     listed = plan_shards(config.images, config.run.shard_size, config.added)
     bench = Bench(config)
     aliases = read_aliases(config.classifier.class_names)

@@ -29,7 +29,7 @@ from pipelines.ledger import Codec, Ledger
 from pipelines.spread import Report, Spreader
 from pipelines.working import Clock
 from store.manifest import Manifest
-from store.prune import at_work
+from store.signs import at_work
 from textcam.arrays import Floats
 from textcam.cam_methods import METHODS
 from textcam.classifier import TorchClassifier
@@ -119,8 +119,8 @@ def _tried(bench: Bench, plan: ImagePlan, names: Sequence[ModelName], report: Re
     log = EventLog(run.events)
     items = [(_key(bench, name), TrialItem(name, sampled(plan, IMAGES))) for name in names]
     try:
-        with at_work(bench.store, digest(config.resolved())[:16]) as renew, open_pool(run, make) as pool:
-            spreader = Spreader(pool, Ledger(bench.store, renew), report, log)
+        with at_work(bench.store), open_pool(run, make) as pool:
+            spreader = Spreader(pool, Ledger(bench.store), report, log)
             trials: list[Trial] = spreader.spread(STAGE, try_formats, items, len(items), TRIALS)
         for trial in trials:
             log.write("format", **asdict(trial))

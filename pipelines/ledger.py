@@ -73,13 +73,10 @@ PART_LISTS = Codec(
 
 
 class Ledger:
-    """Records of finished work, in ``work/records/<stage>/<key>.json``.
+    """Records of finished work, in ``work/records/<stage>/<key>.json``."""
 
-    ``renew`` is called with each record that is put: a sign that the run is still at work.
-    """
-
-    def __init__(self, storage: Storage, renew: Callable[[], None] = lambda: None) -> None:
-        self._storage, self._renew = storage, renew
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
         self._listed: dict[str, Entry] = {}
         self._listed_at = -math.inf  # seconds; long ago
 
@@ -140,7 +137,6 @@ class Ledger:
         text = json.dumps({"files": named, "result": result}, sort_keys=True)
         self._listed, self._listed_at = {}, -math.inf
         self._storage.put(self._path(stage, key), text.encode())
-        self._renew()
 
     def forget(self, stage: str, key: str) -> None:
         """Let finished work be done again."""

@@ -28,9 +28,10 @@ from pipelines.proof_images import Sample
 from pipelines.spread import Progress, Report, Spreader
 from store.errors import RunIncomplete, SnapshotConflict
 from store.manifest import Manifest, PartRecord, snapshots
-from store.prune import at_work
 from store.reader import read_part
+from store.signs import at_work
 from store.storage import open_storage
+from store.trial import try_storage
 from textcam.texts import TextBank, load_bank
 
 
@@ -352,7 +353,8 @@ def carry_out(
     """
     config = bench.config
     with ExitStack() as stack:
-        renew = stack.enter_context(at_work(bench.store, digest(config.resolved())[:16]))
+        stack.enter_context(at_work(bench.store))
+        try_storage(bench.store)
         own = pool or stack.enter_context(_own_pool(bench))
         keep_plan(config, bench.store, plan)
-        return make(bench, plan, own, Ledger(bench.store, renew), report).logged()
+        return make(bench, plan, own, Ledger(bench.store), report).logged()

@@ -28,7 +28,7 @@ from pipelines.spread import Progress, Spreader
 from pipelines.working import Working
 from store.collection import write_names
 from store.errors import RunIncomplete, StorageFull, TextcamError
-from store.prune import at_work
+from store.signs import at_work
 from store.storage import open_storage
 
 
@@ -146,8 +146,8 @@ def extract_together(
     with contextlib.ExitStack() as stack:
         ledgers = []
         for bench, _ in runs:
-            name = digest(bench.config.resolved(), "together")[:16]
-            ledgers.append(Ledger(bench.store, stack.enter_context(at_work(bench.store, name))))
+            stack.enter_context(at_work(bench.store))
+            ledgers.append(Ledger(bench.store))
         log = EventLog(config.run.events)
         stack.callback(log.close)
         spreader = Spreader(pool, _Shared(ledgers), report, log)

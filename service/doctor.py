@@ -15,7 +15,8 @@ from pathlib import Path
 
 from service.printing import byte_count
 from store.errors import TextcamError
-from store.storage import open_storage
+from store.storage import LocalStorage, open_storage
+from store.trial import try_storage
 
 CORE = (
     "numpy",
@@ -118,24 +119,17 @@ def _gpu() -> Check:
 
 
 def _bucket(uri: str) -> Check:
-    """Writes, reads and removes a small object, with the credentials that a run would use."""
-    name, path, data = f"write to {uri}", f"{_TRIAL}{secrets.token_hex(4)}", secrets.token_bytes(64)
+    """Whether a store could be committed there, with the credentials that a run would use."""
+    name = f"write to {uri}"
     try:
-        storage = open_storage(uri)
-        storage.put(path, data)
-        try:
-            same = storage.read(path) == data
-        finally:
-            storage.delete(path)
-    except FileNotFoundError:
-        return Check(name, False, "there is no such bucket; check its name", needed=True)
+        try_storage(open_storage(uri))
     except TextcamError as error:
         return Check(name, False, str(error).replace("\n", ";"), needed=True)
-    return Check(name, same, "written, read and removed" if same else "not read as written", needed=True)
+    return Check(name, True, "written, read and removed; a file that is there is kept", needed=True)
 
 
 def _write_speed(folder: Path) -> Check:
-    """Writes and flushes a file like those of a store, and removes it."""
+    """Writes and flushes a file like those of a store, removes it, and tries what a commit needs."""
     name, trial = f"write to {folder}", folder / f"{_TRIAL}{secrets.token_hex(4)}"
     try:
         free = shutil.disk_usage(folder).free
@@ -145,8 +139,11 @@ def _write_speed(folder: Path) -> Check:
             speed = TRIAL / _seconds_to_write(trial)
         finally:
             trial.unlink(missing_ok=True)
+        try_storage(LocalStorage(folder))
     except OSError as error:
         return Check(name, False, error.strerror or str(error), needed=True)
+    except TextcamError as error:
+        return Check(name, False, str(error).replace("\n", ";"), needed=True)
     slow = "" if speed >= LEAST_SPEED else "; slow: a run may wait for it"
     return Check(name, speed >= LEAST_SPEED, f"{byte_count(speed)}/s, {byte_count(free)} free{slow}")
 

@@ -160,12 +160,15 @@ def prune(
     grace: Annotated[
         float, typer.Option(min=0, metavar="HOURS", help="How long ended runs' files are kept.")
     ] = 24,
+    even_beside_a_run: Annotated[
+        bool, typer.Option("--even-beside-a-run", help="Although a run seems to be at work on the store.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Drop old snapshots and files that nothing needs.
 
     The newest snapshots are kept, with all that a later run needs to go on from them. Nothing is dropped
-    while a run is at work on the store.
+    while a run is at work on the store, unless you say so: it does again what it loses.
 
     Example: textcam prune runs/birds --keep 2 --dry-run
     """
@@ -176,7 +179,13 @@ def prune(
 
     def drop(one: Place) -> Pruned:
         uri = one.whole("A store is pruned, not one of its snapshots.")
-        return prune_store(open_storage(uri), keep, dry_run=dry_run, grace=timedelta(hours=grace))
+        return prune_store(
+            open_storage(uri),
+            keep,
+            dry_run=dry_run,
+            grace=timedelta(hours=grace),
+            even_beside_a_run=even_beside_a_run,
+        )
 
     done = ask_each(store, drop)
     print_named(done, as_json)

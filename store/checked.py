@@ -11,10 +11,11 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from store.errors import Damaged
-from store.manifest import Block, PartRecord, sha256
+from store.errors import Damaged, StoreNotFound, TextcamError
+from store.manifest import Block, PartRecord, sha256, was_pruned
 from store.storage import RangeFile, Storage
 
+PIECE = 8 << 20  # bytes of a file that are fetched together where all of it is wanted
 SMALL, LARGE = 64 << 10, 1 << 20  # bytes: column chunks under SMALL share a block; no block is over LARGE
 
 
@@ -51,12 +52,14 @@ def _chunk_starts(data: bytes) -> list[int]:
 class CheckedFile(RangeFile):
     """A part, read by ranges; every block touched is checked. Raises ``Damaged`` naming the file."""
 
-    def __init__(self, storage: Storage, record: PartRecord) -> None:
+    def __init__(self, storage: Storage, record: PartRecord, snapshot: int | None = None) -> None:
+        """``snapshot``: the number of the one that it is read for."""
         super().__init__(storage, record.path, record.bytes)
+        self._snapshot = snapshot
         self._blocks = record.blocks or (Block(record.bytes, record.sha256),)
         self._starts = list(accumulate((block.bytes for block in self._blocks), initial=0))
         # What was found, for readers that swallow it; not the error, whose traceback would hold the reader.
-        self.damage: tuple[str, str, str] | None = None
+        self.damage: tuple[type[TextcamError], str, str, str] | None = None
         self._held: tuple[int, bytes] = (0, b"")  # the last run of checked blocks, if small
 
     def _fetch(self, start: int, length: int) -> bytes:
@@ -64,8 +67,8 @@ class CheckedFile(RangeFile):
         if not (first <= start and start + length <= first + len(data)):
             try:
                 first, data = self._checked_run(start, start + length)
-            except Damaged as error:
-                self.damage = (error.what, error.where, error.fix)
+            except (Damaged, StoreNotFound) as error:
+                self.damage = (type(error), error.what, error.where, error.fix)
                 raise
             self._held = (first, data) if len(data) <= SMALL else (0, b"")
         return data[start - first : start - first + length]
@@ -74,7 +77,8 @@ class CheckedFile(RangeFile):
         """All blocks that overlap [start, end): where they begin and their bytes."""
         touched = [i for i, block in enumerate(self._blocks) if self._overlaps(i, block, start, end)]
         first = self._starts[touched[0]]
-        data = read_range(self._storage, self._path, first, self._starts[touched[-1] + 1] - first)
+        length = self._starts[touched[-1] + 1] - first
+        data = read_range(self._storage, self._path, first, length, self._snapshot)
         view = memoryview(data)
         for i in touched:
             block = self._blocks[i]
@@ -89,12 +93,12 @@ class CheckedFile(RangeFile):
         return self._starts[i] < end and start < self._starts[i] + block.bytes
 
 
-def read_checked(storage: Storage, path: str, digest: str) -> bytes:
-    """A whole file that must have this hash. Raises ``Damaged`` naming the file."""
+def read_checked(storage: Storage, path: str, digest: str, snapshot: int | None = None) -> bytes:
+    """A whole file that must have this hash. Raises ``Damaged`` naming the file (or see ``missing``)."""
     try:
         data = storage.read(path)
     except FileNotFoundError:
-        raise damaged(storage, path, "it is missing") from None
+        raise missing(storage, path, snapshot) from None
     if sha256(data) != digest:
         raise damaged(storage, path, "its content does not have its hash")
     return data
@@ -102,14 +106,34 @@ def read_checked(storage: Storage, path: str, digest: str) -> bytes:
 
 def check_file(storage: Storage, path: str, size: int, digest: str) -> None:
     """Raise ``Damaged``, naming the file, unless it has this size and hash. Reads it once, in pieces."""
+    _check_size(storage, path, size, None)
+    if file_hash(RangeFile(storage, path, size)) != digest:
+        raise damaged(storage, path, "its content does not have its hash")
+
+
+def copy_checked(
+    storage: Storage, path: str, size: int, digest: str, into: BinaryIO, snapshot: int | None
+) -> None:
+    """Read a file once, in pieces, into one of our own, which is set back to its beginning: what is checked
+    is what is used, whatever becomes of the file. Raises ``Damaged`` naming the file (or see ``missing``)."""
+    _check_size(storage, path, size, snapshot)
+    found = hashlib.sha256()
+    for start in range(0, size, PIECE):
+        piece = read_range(storage, path, start, min(PIECE, size - start), snapshot)
+        found.update(piece)
+        into.write(piece)
+    if found.hexdigest() != digest:
+        raise damaged(storage, path, "its content does not have its hash")
+    into.seek(0)
+
+
+def _check_size(storage: Storage, path: str, size: int, snapshot: int | None) -> None:
     try:
         found = storage.size(path)
     except FileNotFoundError:
-        raise damaged(storage, path, "it is missing") from None
+        raise missing(storage, path, snapshot) from None
     if found != size:
         raise damaged(storage, path, f"it has {found} bytes and not {size}")
-    if file_hash(RangeFile(storage, path, size)) != digest:
-        raise damaged(storage, path, "its content does not have its hash")
 
 
 def file_hash(file: BinaryIO | RangeFile) -> str:
@@ -122,15 +146,27 @@ def file_hash(file: BinaryIO | RangeFile) -> str:
     return digest.hexdigest()
 
 
-def read_range(storage: Storage, path: str, start: int, length: int) -> bytes:
-    """Exactly these bytes. Raises ``Damaged`` naming the file where they are missing."""
+def read_range(storage: Storage, path: str, start: int, length: int, snapshot: int | None = None) -> bytes:
+    """Exactly these bytes. Raises ``Damaged`` naming the file where they are missing (or see ``missing``)."""
     try:
         data = storage.read_range(path, start, length)
     except FileNotFoundError:
-        raise damaged(storage, path, "it is missing") from None
+        raise missing(storage, path, snapshot) from None
     if len(data) != length:
         raise damaged(storage, path, f"it is cut short: {start + len(data)} bytes")
     return data
+
+
+def missing(storage: Storage, path: str, snapshot: int | None) -> TextcamError:
+    """The error for a committed file that is not there: ``StoreNotFound`` where the snapshot that it is read
+    for was pruned meanwhile, else ``Damaged``."""
+    if snapshot is not None and was_pruned(storage, snapshot):
+        return StoreNotFound(
+            f"Snapshot {snapshot} was pruned while it was being read.",
+            where=f"{storage.uri}/{path}",
+            fix="Open the store anew: its newest snapshot is whole.",
+        )
+    return damaged(storage, path, "it is missing")
 
 
 def damaged(storage: Storage, path: str, why: str) -> Damaged:

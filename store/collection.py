@@ -1,32 +1,65 @@
-"""A folder of stores, one a classifier of the same run: a file says what they are called."""
+"""A folder of stores, one a classifier of the same run: a file says what they are called.
+
+A list is never changed, but followed by a longer one: ``classifiers.json``, ``classifiers-2.json`` and so on,
+each put only where there is none, so that of two runs into one folder neither loses its names. The last
+holds.
+"""
 
 import json
 from collections.abc import Sequence
 
-from store.errors import Damaged, QueryError
+from store.errors import Damaged, QueryError, SnapshotConflict
 from store.storage import Storage, open_storage
 
 NAMES = "classifiers.json"
+_ATTEMPTS = 100
 
 
 def write_names(storage: Storage, names: list[str]) -> None:
-    """Say which stores lie in this folder; those that were there before stay."""
-    known = read_names(storage)
-    both = [*known, *(name for name in names if name not in known)]
-    if both != known:
-        storage.put(NAMES, json.dumps({"classifiers": both}).encode())
+    """Say which stores lie in this folder; those that were there before stay.
+
+    Raises Damaged for a list that cannot be read, SnapshotConflict if others were faster a hundred times.
+    """
+    for _ in range(_ATTEMPTS):
+        number, known = _last(storage)
+        both = [*known, *(name for name in names if name not in known)]
+        if both == known:
+            return
+        try:
+            storage.put(_path(number + 1), json.dumps({"classifiers": both}).encode(), if_absent=True)
+        except SnapshotConflict:
+            continue  # somebody else's, or one's own whose answer was lost: look again
+        return
+    raise SnapshotConflict("Too many others write into this folder.", where=storage.uri, fix="Try again.")
 
 
 def read_names(storage: Storage) -> list[str]:
     """Names of the stores in this folder, empty where it is none of this kind. Raises Damaged."""
+    return _last(storage)[1]
+
+
+def _last(storage: Storage) -> tuple[int, list[str]]:
+    """The number of the last list, and what it says; (0, []) where there is none."""
+    number, data = 0, b""
+    while True:
+        try:
+            data = storage.read(_path(number + 1))
+        except FileNotFoundError:
+            return number, _decoded(data, f"{storage.uri}/{_path(number)}") if number else []
+        number += 1
+
+
+def _path(number: int) -> str:
+    return NAMES if number == 1 else f"{NAMES.removesuffix('.json')}-{number}.json"
+
+
+def _decoded(data: bytes, where: str) -> list[str]:
     try:
-        return [str(name) for name in json.loads(storage.read(NAMES))["classifiers"]]
-    except FileNotFoundError:
-        return []
+        return [str(name) for name in json.loads(data)["classifiers"]]
     except (ValueError, KeyError, TypeError):
         raise Damaged(
             "This file should list the stores beside it.",
-            where=f"{storage.uri}/{NAMES}",
+            where=where,
             fix="Delete it and run `textcam precompute` again.",
         ) from None
 

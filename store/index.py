@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from store.checked import check_file, file_hash, read_checked
+from store.checked import copy_checked, file_hash, read_checked
 from store.errors import Damaged, IndexMismatch
 from store.manifest import IndexRecord, PartRecord, built_from, sha256
 from store.schema import tables
-from store.storage import RangeFile, Storage
+from store.storage import Storage
 from store.vectors import TIERS, Batches, Ids, Vectors, recall_at_10
 from store.vectors import VectorIndex as VectorIndex
 
@@ -104,9 +104,9 @@ def _measured_and_written(
     return IndexRecord(table, path, size, digest, card_path, sha256(card_data))
 
 
-def read_card(storage: Storage, record: IndexRecord) -> Card:
-    """The index's card, checked."""
-    data = read_checked(storage, record.card_path, record.card_sha256)
+def read_card(storage: Storage, record: IndexRecord, snapshot: int | None = None) -> Card:
+    """The index's card, checked. ``snapshot``: the number of the one that it is read for."""
+    data = read_checked(storage, record.card_path, record.card_sha256, snapshot)
     try:
         return Card(**json.loads(data))
     except (ValueError, TypeError) as error:
@@ -123,11 +123,12 @@ def load_index(snapshot: "Snapshot", table: str) -> VectorIndex:
     record = snapshot.manifest.index_of(table)
     if record is None:
         return _built_now(snapshot, table)
-    storage = snapshot.storage
-    card = read_card(storage, record)
-    check_file(storage, record.path, record.bytes, record.sha256)
-    file = cast(BinaryIO, RangeFile(storage, record.path, record.bytes))
-    index = VectorIndex.read(file, card.tier)
+    storage, number = snapshot.storage, snapshot.manifest.snapshot
+    card = read_card(storage, record, number)
+    with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as spool:
+        file = cast(BinaryIO, spool)
+        copy_checked(storage, record.path, record.bytes, record.sha256, file, number)
+        index = VectorIndex.read(file, card.tier, where=f"{storage.uri}/{record.path}")
     found = (card.table, card.built_from, card.rows, card.dim, len(index), index.dim)
     rows, dim = snapshot.count(table), snapshot.dims.embedding
     if found != (table, built_from(snapshot.parts(table)), rows, dim, rows, dim):

@@ -16,6 +16,7 @@ from store.schema import FORMAT_VERSION, TABLE_NAMES, Dims
 from store.storage import Storage, checked_path
 
 FOLDER = "snapshots/"
+_ATTEMPTS = 100
 FINGERPRINTS = ("classifier", "encoder", "texts", "plan", "configuration")
 
 
@@ -214,6 +215,30 @@ def snapshots(storage: Storage) -> list[int]:
 
 def read_manifest(storage: Storage, snapshot: int | None = None) -> Manifest:
     """A snapshot's manifest, the latest by default; ``StoreNotFound`` where nothing was committed."""
+    for _ in range(_ATTEMPTS):
+        path = _path_of(storage, snapshot)
+        try:
+            data = storage.read(path)
+            break
+        except FileNotFoundError:
+            continue  # pruned since it was listed; the newest one never is
+    else:
+        raise Damaged("A manifest is listed and cannot be read.", where=f"{storage.uri}/{path}")
+    manifest = Manifest.from_json(data, where=f"{storage.uri}/{path}")
+    if manifest_path(manifest.snapshot) != path:
+        raise Damaged(
+            f"This file says that it is snapshot {manifest.snapshot}.", where=f"{storage.uri}/{path}"
+        )
+    return manifest
+
+
+def was_pruned(storage: Storage, snapshot: int) -> bool:
+    """Whether a snapshot that was committed is not there any more. A prune always keeps the newest."""
+    numbers = snapshots(storage)
+    return snapshot not in numbers and snapshot < max(numbers, default=0)
+
+
+def _path_of(storage: Storage, snapshot: int | None) -> str:
     numbers = snapshots(storage)
     if not numbers or (snapshot is not None and snapshot not in numbers):
         held = (
@@ -226,13 +251,7 @@ def read_manifest(storage: Storage, snapshot: int | None = None) -> Manifest:
             what = "Here are the stores of several classifiers; name one of them."
             held = ", ".join(f"{storage.uri}/{name}" for name in names)
         raise StoreNotFound(what, where=storage.uri, fix=held)
-    path = manifest_path(numbers[-1] if snapshot is None else snapshot)
-    manifest = Manifest.from_json(storage.read(path), where=f"{storage.uri}/{path}")
-    if manifest_path(manifest.snapshot) != path:
-        raise Damaged(
-            f"This file says that it is snapshot {manifest.snapshot}.", where=f"{storage.uri}/{path}"
-        )
-    return manifest
+    return manifest_path(numbers[-1] if snapshot is None else snapshot)
 
 
 def _ranges(numbers: Iterable[int]) -> str:

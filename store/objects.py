@@ -54,10 +54,14 @@ class ObjectStorage:
         """One atomic put; conditional where ``if_absent``."""
         with named_errors(self._uri, path):
             step("put:begun")
-            if if_absent:
-                obstore.put(self._store, self._at(path), data, mode="create", use_multipart=False)
-            else:
-                obstore.put(self._store, self._at(path), data)
+            try:
+                if if_absent:
+                    obstore.put(self._store, self._at(path), data, mode="create", use_multipart=False)
+                else:
+                    obstore.put(self._store, self._at(path), data)
+            except NotFoundError:
+                what = "There is no such bucket."
+                raise StorageUnavailable(what, where=self._uri, fix="Check its name, or make it.") from None
             step("put:visible")
 
     def read(self, path: str) -> bytes:

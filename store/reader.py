@@ -157,7 +157,7 @@ class Snapshot:
 
     def open_part(self, part: PartRecord) -> pq.ParquetFile:
         """One checked file. ``SchemaMismatch`` where its columns are not the table's."""
-        source = pa.PythonFile(CheckedFile(self.storage, part), mode="r")
+        source = pa.PythonFile(CheckedFile(self.storage, part, self.manifest.snapshot), mode="r")
         file = pq.ParquetFile(source, metadata=self._footers.get(part.path), pre_buffer=True)
         if not file.schema_arrow.equals(self._table(part.table).schema):
             raise SchemaMismatch(f"Its columns are not those of {part.table}.", where=part.path)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from store.checked import CheckedFile
-from store.errors import Damaged, LimitReached, QueryError
+from store.errors import LimitReached, QueryError
 from store.schema import tables
 
 if TYPE_CHECKING:
@@ -56,7 +56,10 @@ class SqlSource:
         self._files: list[CheckedFile] = []
         self._data_sets: dict[str, ds.Dataset] = {}
         for name, table in tables(snapshot.dims).items():
-            files = [CheckedFile(snapshot.storage, part) for part in snapshot.parts(name)]
+            files = [
+                CheckedFile(snapshot.storage, part, snapshot.manifest.snapshot)
+                for part in snapshot.parts(name)
+            ]
             fragments = [form.make_fragment(pa.PythonFile(file, mode="r")) for file in files]
             schema = pa.schema([_widened(one) for one in table.schema])
             self._data_sets[name] = ds.FileSystemDataset(fragments, schema, form)
@@ -129,8 +132,8 @@ class SqlSource:
             fix = "Ask for fewer rows or columns, or allow more time (--seconds)."
             raise LimitReached(what, where=where, fix=fix) from None
         except (duckdb.Error, pa.ArrowException, OSError) as error:
-            for what, damaged, fix in (file.damage for file in self._files if file.damage):
-                raise Damaged(what, where=damaged, fix=fix) from None
+            for kind, what, damaged, fix in (file.damage for file in self._files if file.damage):
+                raise kind(what, where=damaged, fix=fix) from None
             if isinstance(error, duckdb.OutOfMemoryException) or "Out of Memory Error" in str(error):
                 what = f"The query needs more memory than it may have: {str(error).splitlines()[0]}"
                 fix = "Ask for fewer rows or columns, sort less, or allow more memory (--memory)."

@@ -14,13 +14,14 @@ import faiss
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from store.errors import SchemaMismatch
+from store.errors import Damaged, SchemaMismatch
 
 TIERS = {"flat": 200_000, "sqfp16": 1_000_000, "hnsw": 4_000_000, "opq-ivf-pq": None}  # most vectors of each
 RECALL_TOP, RECALL_QUERIES = 10, 200
 TRAINING_ROWS = 65_536
 CANDIDATES = 10  # for each answer asked for, how many of the nearest codes are looked at again
 SEED = 20_251_001
+_FIX = "Restore the store from a copy."
 
 Ids = NDArray[np.int64]
 Vectors = NDArray[np.float32]
@@ -111,10 +112,21 @@ class VectorIndex:
         faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
 
     @classmethod
-    def read(cls, file: BinaryIO, tier: str) -> "VectorIndex":
-        """Back from ``write``. Only for bytes whose hash was checked: FAISS trusts what it reads."""
-        source = faiss.PyCallbackIOReader(file.read, 1 << 20)  # type: ignore[attr-defined]
-        return cls(faiss.read_index(source), tier)
+    def read(cls, file: BinaryIO, tier: str, where: str = "index") -> "VectorIndex":
+        """Back from ``write``. Only for bytes whose hash was checked: FAISS trusts what it reads.
+
+        Raises ``Damaged`` for what is no index of ours.
+        """
+        try:
+            source = faiss.PyCallbackIOReader(file.read, 1 << 20)  # type: ignore[attr-defined]
+            index = faiss.read_index(source)
+        except (RuntimeError, MemoryError) as error:
+            told = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            raise Damaged(f"FAISS cannot read this index: {told[0]}", where=where, fix=_FIX) from None
+        if not isinstance(index, faiss.IndexIDMap):
+            kind = type(index).__name__
+            raise Damaged(f"This is no index under ids but FAISS's {kind}.", where=where, fix=_FIX)
+        return cls(index, tier)
 
 
 def _empty(tier: str, rows: int, dim: int) -> Any:

@@ -16,6 +16,7 @@ from store.checked import cut_blocks
 from store.errors import Damaged, SchemaMismatch, SnapshotConflict
 from store.manifest import Manifest, PartRecord, manifest_path, sha256, snapshots
 from store.schema import KINDS, SIDES, SUBJECTS, VERDICTS, Table
+from store.signs import COMMIT, at_work
 from store.storage import Storage, concurrently, step
 
 ROW_GROUP_ROWS = 8192
@@ -152,34 +153,38 @@ def commit(storage: Storage, manifest: Manifest) -> Manifest:
 
     Checks before that every file is in place with its size, that parts have their table's schema and that no
     key is in two parts. Raises ``Damaged``, ``SchemaMismatch``, or ``SnapshotConflict`` where another writer
-    was first: then the other snapshot stands, and this run's parts are kept for the next try.
+    was first: then the other snapshot stands, and this run's parts are kept for the next try. While the store
+    is being pruned it raises ``SnapshotConflict`` too.
     """
-    _check_number(storage, manifest)
-    _check_files(storage, manifest)
-    from store.reader import Snapshot  # the check of keys across parts reads them as any reader would
+    with at_work(storage, COMMIT):  # from the look at the files to the manifest no prune may take any away
+        _check_number(storage, manifest)
+        _check_files(storage, manifest)
+        from store.reader import Snapshot  # the check of keys across parts reads them as any reader would
 
-    Snapshot(storage, manifest).check_parts()
-    step("commit:checked")
+        Snapshot(storage, manifest).check_parts()
+        step("commit:checked")
+        _put_manifest(storage, manifest)
+        step("commit:done")
+    return manifest
+
+
+def _put_manifest(storage: Storage, manifest: Manifest) -> None:
     path, document = manifest_path(manifest.snapshot), manifest.to_json()
     try:
         storage.put(path, document, if_absent=True)
     except SnapshotConflict:
-        if _answer_was_lost(storage, path, document):
-            return manifest
-        raise SnapshotConflict(
-            f"Another writer committed snapshot {manifest.snapshot} first; it is kept and nothing was lost.",
-            where=f"{storage.uri}/{path}",
-            fix="Run the same command again: it builds on the newer snapshot.",
-        ) from None
-    step("commit:done")
-    return manifest
+        # A put that arrived although its answer did not is tried again by the client, and then finds itself.
+        # (A twin that wrote the same is as good.)
+        if storage.read(path) != document:
+            raise _conflict(storage, manifest.snapshot) from None
 
 
-def _answer_was_lost(storage: Storage, path: str, document: bytes) -> bool:
-    """Whether what stands there is this very manifest, in a bucket. A put that arrived although its answer
-    did not is tried again by the client, and then finds itself. (A twin that wrote the same is as good.)
-    """
-    return "://" in storage.uri and storage.read(path) == document
+def _conflict(storage: Storage, snapshot: int) -> SnapshotConflict:
+    return SnapshotConflict(
+        f"Another writer committed snapshot {snapshot} first; it is kept and nothing was lost.",
+        where=f"{storage.uri}/{manifest_path(snapshot)}",
+        fix="Run the same command again: it builds on the newer snapshot.",
+    )
 
 
 def _check_number(storage: Storage, manifest: Manifest) -> None:
@@ -187,7 +192,10 @@ def _check_number(storage: Storage, manifest: Manifest) -> None:
     where = f"{storage.uri}/{manifest_path(manifest.snapshot)}"
     if manifest.snapshot != (parent or 0) + 1:
         raise SchemaMismatch(f"Snapshot {manifest.snapshot} cannot follow {parent}.", where=where)
-    if parent is not None and parent not in snapshots(storage):
+    committed = snapshots(storage)
+    if max(committed, default=0) > manifest.snapshot:  # its number may be free: it was taken, then pruned
+        raise _conflict(storage, manifest.snapshot)
+    if parent is not None and {parent, manifest.snapshot}.isdisjoint(committed):
         raise SchemaMismatch(f"Its parent {parent} is not committed.", where=where)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from service.changes import diff_lines
-from store.prune import RUNNING
 from store.reader import Snapshot
+from store.signs import RUNNING
 from store.storage import open_storage
 from tests.pipelines import worlds as runs
 from tests.service.entry_point import Run
@@ -132,7 +132,8 @@ def test_no_prune_beside_a_run(tmp_path: Path, textcam: Run) -> None:
     refused = textcam("prune", tmp_path / "s")
     assert refused.code == 1
     assert "A run is at work" in refused.err
-    assert textcam("prune", tmp_path / "s", "--grace", 0).code == 0
+    assert textcam("prune", tmp_path / "s", "--grace", 0).code == 1
+    assert textcam("prune", tmp_path / "s", "--even-beside-a-run").code == 0
 
 
 def test_a_comparison_reads_as_sentences(tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ import store.storage
 import store.writer
 from store.errors import Damaged, SchemaMismatch, SnapshotConflict, StorageFull, StoreNotFound
 from store.manifest import manifest_path, snapshots
+from store.prune import prune
 from store.reader import Snapshot
 from store.schema import tables
+from store.signs import RUNNING, pruning
 from store.storage import open_storage
 from store.verify import verify
 from store.writer import commit, write_part
@@ -36,6 +38,19 @@ def files_of(folder):
     return {
         str(file.relative_to(folder)): file.read_bytes() for file in Path(folder).rglob("*") if file.is_file()
     }
+
+
+def boom_at(patched, name):
+    """Raise at this moment of the manifest's put; the commit's sign is put before it is checked."""
+    checked = []
+
+    def boom(at):
+        checked.append(at == "commit:checked")
+        if at == name and any(checked):
+            raise RuntimeError("boom")
+
+    patched.setattr(store.storage, "step", boom)
+    patched.setattr(store.writer, "step", boom)
 
 
 def test_before_the_commit_there_is_no_store(uncommitted):
@@ -59,13 +74,8 @@ def test_the_same_world_is_the_same_bytes(tmp_path):
 def test_a_commit_that_dies_shows_nothing(uncommitted, monkeypatch, name):
     storage, manifest = uncommitted
 
-    def boom(at):
-        if at == name:
-            raise RuntimeError("boom")
-
     with monkeypatch.context() as patched:
-        patched.setattr(store.storage, "step", boom)
-        patched.setattr(store.writer, "step", boom)
+        boom_at(patched, name)
         with pytest.raises(RuntimeError, match="boom"):
             commit(storage, manifest)
     with pytest.raises(StoreNotFound):
@@ -77,11 +87,7 @@ def test_a_commit_that_dies_shows_nothing(uncommitted, monkeypatch, name):
 def test_a_death_after_the_link_shows_the_whole(uncommitted, monkeypatch):
     storage, manifest = uncommitted
 
-    def boom(at):
-        if at == "put:visible":
-            raise RuntimeError("boom")
-
-    monkeypatch.setattr(store.storage, "step", boom)
+    boom_at(monkeypatch, "put:visible")
     with pytest.raises(RuntimeError, match="boom"):
         commit(storage, manifest)
     assert verify(storage.uri) == []
@@ -114,7 +120,8 @@ def test_a_killed_writer_can_be_run_again(tmp_path, name):
         tiny_store(target)
     assert verify(target) == []
     tiny_store(tmp_path / "other" / "s")
-    left = {path for path in files_of(target) if ".tmp-" not in path}
+    left = {path for path in files_of(target) if ".tmp-" not in path and not path.startswith(RUNNING)}
+    assert committed or not list((target / RUNNING).glob("*"))
     assert left == set(files_of(tmp_path / "other" / "s"))
 
 
@@ -142,6 +149,35 @@ def test_the_loser_learns_what_to_do(uncommitted):
         commit(storage, replace(manifest, config={}))
     assert "again" in caught.value.fix
     assert Snapshot.open(storage.uri).manifest == manifest
+
+
+def test_a_number_that_was_taken_and_pruned_is_not_free(uncommitted):
+    """Or else a writer who slept would put an older snapshot beside the newest, and think it his."""
+    storage, manifest = uncommitted
+    commit(storage, replace(manifest, config={"writer": 1}))
+    commit(storage, replace(manifest, config={"writer": 2}, snapshot=2, parent=1))
+    prune(storage)
+    for late in (manifest, replace(manifest, snapshot=2, parent=1)):
+        with pytest.raises(SnapshotConflict, match=f"snapshot {late.snapshot} first"):
+            commit(storage, late)
+    assert snapshots(storage) == [2]
+
+
+def test_the_same_manifest_once_more_is_no_conflict(uncommitted):
+    """As where the answer to the first put was lost, on a disk over a network too."""
+    storage, manifest = uncommitted
+    assert commit(storage, manifest) == commit(storage, manifest)
+    assert snapshots(storage) == [1]
+
+
+def test_no_commit_during_a_prune(uncommitted):
+    storage, manifest = uncommitted
+    with pruning(storage), pytest.raises(SnapshotConflict, match="being pruned") as caught:
+        commit(storage, manifest)
+    assert "again" in caught.value.fix
+    assert snapshots(storage) == storage.list("work/") == []
+    commit(storage, manifest)
+    assert storage.list("work/") == []
 
 
 def test_readers_keep_their_snapshot(uncommitted):

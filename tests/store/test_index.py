@@ -8,7 +8,7 @@ import pytest
 
 from store.errors import Damaged, IndexMismatch
 from store.index import INDEXED, index_table, load_index, read_card, write_index
-from store.manifest import built_from
+from store.manifest import built_from, sha256
 from store.reader import Snapshot
 from store.verify import problems
 from store.writer import write_part
@@ -109,6 +109,43 @@ def test_flips_and_losses_are_found_before_faiss_sees_them(snapshot):
             load_index(snapshot, "groups")
         file.write_bytes(right)
     assert len(load_index(snapshot, "groups")) == 2
+
+
+def test_an_index_is_read_once(snapshot, monkeypatch):
+    """What is checked is what FAISS gets: a file that changes under a reader cannot come between."""
+    record = snapshot.manifest.index_of("groups")
+    read, fetched = type(snapshot.storage).read_range, []
+
+    def counted(self, path, start, length):
+        data = read(self, path, start, length)
+        if path == record.path:
+            fetched.append((start, len(data)))
+            (self.root / path).write_bytes(b"\xff" * record.bytes)
+        return data
+
+    monkeypatch.setattr(type(snapshot.storage), "read_range", counted)
+    assert len(load_index(snapshot, "groups")) == 2
+    assert fetched == [(0, record.bytes)]
+
+
+def other_index(kind):
+    import faiss
+
+    own = faiss.IndexFlatIP(5)
+    own.add(WORLD.text_embeddings)
+    data = faiss.serialize_index(own).tobytes()
+    return {"cut": data[:-7], "no ids": data, "words": b"no index at all", "nothing": b""}[kind]
+
+
+@pytest.mark.parametrize("kind", ["cut", "no ids", "words", "nothing"])
+def test_what_faiss_does_not_take_is_named(snapshot, kind):
+    """Rightly hashed, and yet no index of ours."""
+    record, data = snapshot.manifest.index_of("texts"), other_index(kind)
+    snapshot.storage.put("indexes/wrong.faiss", data)
+    wrong = replace(record, path="indexes/wrong.faiss", bytes=len(data), sha256=sha256(data))
+    with pytest.raises(Damaged, match="index") as caught:
+        load_index(with_index(snapshot, wrong), "texts")
+    assert caught.value.where.endswith("indexes/wrong.faiss")
 
 
 def test_without_an_index_a_small_table_is_searched_exactly(snapshot):

@@ -1,5 +1,6 @@
 """A prune drops what no kept snapshot needs, never more, and may die at any moment."""
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -11,11 +12,13 @@ import pyarrow as pa
 import pytest
 
 import store.prune
-from store.errors import ConfigError, Damaged, SnapshotConflict, StoreNotFound
+import store.writer
+from store.errors import ConfigError, Damaged, SnapshotConflict, StorageUnavailable, StoreNotFound
 from store.manifest import Manifest, snapshots
-from store.prune import PRUNING, RUNNING, at_work, plan_path, prune
+from store.prune import plan_path, prune
 from store.reader import Snapshot
 from store.schema import tables
+from store.signs import RUNNING, at_work
 from store.storage import Storage, open_storage
 from store.verify import verify
 from store.writer import commit, write_part
@@ -190,53 +193,92 @@ def test_what_only_an_old_snapshot_needed_goes_at_once(tmp_path: Path) -> None:
 
 def test_a_run_at_work_is_left_alone(storage: Storage) -> None:
     before = storage.list()
-    with at_work(storage, "run"):
-        with pytest.raises(SnapshotConflict, match="A run is at work"):
-            prune(storage)
-        with pytest.raises(SnapshotConflict, match="A run is at work"):
-            prune(storage, dry_run=True)
-        assert set(storage.list()) == {*before, f"{RUNNING}run"}
+    with at_work(storage):
+        for dry_run in (False, True):
+            with pytest.raises(SnapshotConflict, match="A run is at work") as caught:
+                prune(storage, dry_run=dry_run, grace=NOW)
+            assert "--even-beside-a-run" in caught.value.fix
+            assert f"process {os.getpid()} on " in caught.value.what
+        assert len(storage.list(RUNNING)) == 1
+        assert {*storage.list()} - {*storage.list(RUNNING)} == {*before}
     assert storage.list() == before
     prune(storage)
 
 
-def test_a_run_that_was_killed_long_ago_is_not_waited_for(tmp_path: Path) -> None:
-    storage = grown(tmp_path / "s")
-    storage.put(f"{RUNNING}killed", b"")
-    with pytest.raises(SnapshotConflict) as caught:
-        prune(storage)
-    assert "--grace 0" in caught.value.fix
-    age(storage, f"{RUNNING}killed", 25)
-    assert prune(storage).kept_snapshots == (3,)
-    assert storage.list("work/") == []
+def test_a_prune_beside_a_run_takes_what_it_asks_for_and_never_the_sign(storage: Storage) -> None:
+    storage.put("parts/images/new.parquet", b"of the run")
+    with at_work(storage):
+        sign = storage.list(RUNNING)
+        assert prune(storage, even_beside_a_run=True).spared_files == 1
+        assert storage.exists("parts/images/new.parquet")
+        assert prune(storage, grace=NOW, even_beside_a_run=True).dropped_files == 1
+        assert storage.list(RUNNING) == sign
+    assert set(storage.list()) == named(storage, 3)
 
 
-def test_a_run_renews_its_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    storage = grown(tmp_path / "s")
-    with at_work(storage, "run") as renew:
-        age(storage, f"{RUNNING}run", 25)
-        renew()
-        assert prune(storage, dry_run=True).dropped_snapshots == (1, 2)  # renewed a moment ago: not yet again
-        monkeypatch.setattr(store.prune, "RENEWED", -1.0)
-        renew()
-        with pytest.raises(SnapshotConflict):
-            prune(storage)
+def test_no_prune_beside_a_commit_whatever_is_said(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing goes between the look at the files and the manifest."""
+    refused: list[str] = []
+
+    def prune_now(at: str) -> None:
+        with pytest.raises(SnapshotConflict, match="A run is at work"):
+            prune(storage, grace=NOW, even_beside_a_run=True)
+        refused.append(at)
+
+    newest = Snapshot.open(storage.uri).manifest
+    with monkeypatch.context() as patched:
+        patched.setattr(store.writer, "step", prune_now)
+        commit(storage, replace(newest, snapshot=4, parent=3))
+    assert refused == ["commit:checked", "commit:done"]
+    assert verify(storage.uri) == []
 
 
 def test_no_run_begins_during_a_prune(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     refused: list[str] = []
 
     def begin(at: str) -> None:
-        with pytest.raises(SnapshotConflict, match="being pruned"), at_work(storage, "run"):
+        with pytest.raises(SnapshotConflict, match="being pruned") as caught, at_work(storage):
             pass
+        assert "again" in caught.value.fix
         refused.append(at)
 
-    monkeypatch.setattr(store.prune, "step", begin)
-    done = prune(storage)
-    assert len(refused) == done.dropped_files + len(done.dropped_snapshots)
-    with at_work(storage, "run"):
-        assert storage.exists(f"{RUNNING}run")
+    with monkeypatch.context() as patched:
+        patched.setattr(store.prune, "BATCH", 2)
+        patched.setattr(store.prune, "step", begin)
+        done = prune(storage)
+    assert (len(done.dropped_snapshots), done.dropped_files, len(refused)) == (2, 3, 4)
+    with at_work(storage):
+        pass
     assert storage.list("work/") == []
+
+
+def test_two_prunes_hold_runs_off_until_both_have_ended(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first to end takes away its own sign alone."""
+    began: list[str] = []
+
+    def second(at: str) -> None:
+        monkeypatch.setattr(store.prune, "step", lambda at: None)
+        prune(storage)
+        with pytest.raises(SnapshotConflict, match="being pruned"), at_work(storage):
+            pass
+        began.append(at)
+
+    monkeypatch.setattr(store.prune, "step", second)
+    prune(storage)
+    assert began == ["prune:next"]
+    assert set(storage.list()) == named(storage, 3)
+
+
+def test_files_are_deleted_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = grown(tmp_path / "s")
+    for number in range(2500):
+        storage.put(f"work/partials/{number}", b"")
+    asked: list[int] = []
+    monkeypatch.setattr(type(storage), "delete", lambda self, *paths: asked.append(len(paths)))
+    prune(storage, keep=3, grace=NOW)
+    assert [one for one in asked if one > 1] == [1000, 1000, 500]
 
 
 # deaths and readers
@@ -258,25 +300,16 @@ def test_a_prune_that_dies_leaves_whole_snapshots(
 ) -> None:
     keep = named(storage, 3)
     with monkeypatch.context() as patched:
+        patched.setattr(store.prune, "BATCH", 1)
         patched.setattr(store.prune, "step", boom_at(at))
         with pytest.raises(KeyboardInterrupt):
             prune(storage)
     assert 3 in snapshots(storage)
     for number in snapshots(storage):
         assert verify(storage.uri, number) == []
-    assert not storage.exists(PRUNING)
+    assert storage.list("work/") == []
     prune(storage, grace=NOW)
     assert set(storage.list()) == keep
-
-
-def test_a_prune_that_was_killed_is_finished_by_the_next(storage: Storage) -> None:
-    storage.put(PRUNING, b"")  # a killed one takes nothing back
-    with pytest.raises(SnapshotConflict, match="being pruned") as caught, at_work(storage, "run"):
-        pass
-    assert "run it again" in caught.value.fix
-    prune(storage)
-    with at_work(storage, "run"):
-        pass
 
 
 def test_readers_of_a_kept_snapshot_do_not_notice(storage: Storage) -> None:
@@ -292,11 +325,83 @@ def test_a_reader_of_a_dropped_snapshot_gets_rows_or_a_named_error(storage: Stor
     images = reader.table("images")
     prune(storage)
     assert reader.table("images").equals(images)  # these files are the third snapshot's too
-    with pytest.raises(Damaged, match="it is missing") as caught:
-        reader.table("errors")
-    assert "second" in caught.value.where
+    for act in (
+        lambda: reader.table("errors"),
+        lambda: reader.sql("SELECT * FROM errors"),
+        lambda: Snapshot(reader.storage, reader.manifest).rows("errors", "uri", ["second"]),
+    ):
+        with pytest.raises(StoreNotFound, match="Snapshot 2 was pruned") as caught:
+            act()
+        assert "second" in caught.value.where
     with pytest.raises(StoreNotFound, match="No snapshot 2"):
         Snapshot.open(storage.uri, 2)
+
+
+def test_a_lost_file_of_a_snapshot_that_is_there_is_damage(storage: Storage) -> None:
+    reader = Snapshot.open(storage.uri, 2)
+    storage.delete(reader.parts("errors")[0].path)
+    with pytest.raises(Damaged, match="it is missing"):
+        reader.table("errors")
+
+
+def test_a_reader_of_a_dropped_index_hears_that_it_was_pruned(tmp_path: Path) -> None:
+    storage = grown(tmp_path / "s")
+    first = Snapshot.open(storage.uri, 1)
+    newest = Snapshot.open(storage.uri).manifest
+    commit(storage, replace(newest, snapshot=4, parent=3, indexes=()))
+    prune(storage)
+    with pytest.raises(StoreNotFound, match="Snapshot 1 was pruned"):
+        first.index("texts")
+
+
+@pytest.mark.parametrize("asked", [None, 2])
+def test_a_manifest_that_goes_between_the_listing_and_the_reading(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, asked: int | None
+) -> None:
+    read, newest = type(storage).read, Snapshot.open(storage.uri).manifest
+
+    def late(self: Storage, path: str) -> bytes:
+        monkeypatch.setattr(type(storage), "read", read)
+        commit(storage, replace(newest, snapshot=4, parent=3))
+        prune(storage)
+        return read(self, path)
+
+    monkeypatch.setattr(type(storage), "read", late)
+    if asked is None:
+        assert Snapshot.open(storage.uri).manifest.snapshot == 4
+    else:
+        with pytest.raises(StoreNotFound, match="No snapshot 2"):
+            Snapshot.open(storage.uri, asked)
+
+
+def test_nothing_outside_the_store_goes(tmp_path: Path) -> None:
+    storage = grown(tmp_path / "s")
+    outside = tmp_path / "else"
+    open_storage(outside).put("old", b"mine")
+    os.utime(outside / "old", (0, 0))
+    (tmp_path / "s" / "work" / "link").symlink_to(outside)
+    (tmp_path / "s" / "parts" / "images" / "link").symlink_to(outside)
+    prune(storage, grace=NOW)
+    assert (outside / "old").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("folder", ["work/running", "snapshots", "parts/errors"])
+def test_what_cannot_be_listed_stops_the_prune(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    storage = grown(tmp_path / "s")
+    scandir, before = os.scandir, storage.list()
+
+    def failing(place: object) -> object:
+        if Path(str(place)) == tmp_path / "s" / folder:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return scandir(place)
+
+    with monkeypatch.context() as patched, at_work(storage):
+        patched.setattr(os, "scandir", failing)
+        with pytest.raises(StorageUnavailable):
+            prune(storage, grace=NOW, even_beside_a_run=True)
+    assert storage.list() == before
 
 
 def test_a_damaged_old_manifest_goes_and_a_damaged_kept_one_stops_the_prune(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """A store in a bucket, against a real S3-compatible server on this machine."""
 
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -17,37 +16,7 @@ from store.verify import verify
 from store.writer import commit
 from tests.store.worlds import TinyWorld, tiny_manifest, tiny_store
 
-moto = pytest.importorskip("moto.server")
-boto3 = pytest.importorskip("boto3")
 WORLD = TinyWorld()
-
-
-@pytest.fixture(scope="module")
-def server():
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
-
-
-@pytest.fixture
-def bucket(server, monkeypatch):
-    """An empty bucket's address, with the environment that leads to it."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": server,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    client = boto3.client("s3", endpoint_url=server)
-    client.create_bucket(Bucket="stores")
-    for item in client.list_objects_v2(Bucket="stores").get("Contents", ()):
-        client.delete_object(Bucket="stores", Key=item["Key"])
-    return "s3://stores"
 
 
 def test_a_store_in_a_bucket(bucket, tmp_path):
@@ -172,6 +141,8 @@ def test_no_bucket_and_no_server(bucket, server, monkeypatch):
         Snapshot.open(f"{bucket}/empty")
     with pytest.raises(StorageUnavailable, match="404"):
         Snapshot.open("s3://nobody-made-this/x")
+    with pytest.raises(StorageUnavailable, match="no such bucket"):
+        open_storage("s3://nobody-made-this/x").put("a", b"")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(store.objects, "RETRIES", {"max_retries": 0})
     with pytest.raises(StorageUnavailable) as caught:
