@@ -125,7 +125,7 @@ def _bucket(uri: str) -> Check:
         try_storage(open_storage(uri))
     except TextcamError as error:
         return Check(name, False, str(error).replace("\n", ";"), needed=True)
-    return Check(name, True, "written, read and removed; a file that is there is kept", needed=True)
+    return Check(name, True, "written, read and removed", needed=True)
 
 
 def _write_speed(folder: Path) -> Check:

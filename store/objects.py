@@ -59,7 +59,7 @@ class ObjectStorage:
                     obstore.put(self._store, self._at(path), data, mode="create", use_multipart=False)
                 else:
                     obstore.put(self._store, self._at(path), data)
-            except NotFoundError:
+            except (NotFoundError, FileNotFoundError):
                 what = "There is no such bucket."
                 raise StorageUnavailable(what, where=self._uri, fix="Check its name, or make it.") from None
             step("put:visible")

@@ -62,7 +62,7 @@ def test_a_bucket_is_written_read_and_left_as_it_was(textcam: Run, client: objec
 def test_a_bucket_that_does_not_answer_says_why(textcam: Run, client: object) -> None:
     code, told = last(textcam, "s3://nowhere/birds")
     assert (code, told["ok"], told["needed"]) == (1, False, True)
-    assert told["told"] == "there is no such bucket; check its name"
+    assert told["told"].startswith("There is no such bucket.")
 
 
 def test_wrong_credentials_say_so(
