@@ -34,6 +34,7 @@ from textcam.arrays import Floats
 from textcam.cam_methods import METHODS
 from textcam.classifier import TorchClassifier
 from textcam.device import is_out_of_memory
+from textcam.encoder import ClipEncoder
 
 STAGE = "formats"
 MODELS: tuple[ModelName, ...] = ("classifier", "encoder")
@@ -104,7 +105,7 @@ def kept_formats(bench: Bench, base: Manifest | None) -> dict[ModelName, str]:
     for name in MODELS:
         if bench.config.run.format_of(name) != "auto":
             continue
-        if base is not None and base.fingerprints.get(name) == _fingerprint(bench, name):
+        if base is not None and _model(bench, name).made(base.fingerprints.get(name, "")):
             kept[name] = RunSection.model_validate(base.config.get("run", {})).format_of(name)
         elif (record := ledger.get(STAGE, _key(bench, name))) is not None:
             kept[name] = TRIALS.load(record).chosen
@@ -133,8 +134,8 @@ def _key(bench: Bench, name: ModelName) -> str:
     return digest(name, bench.model_key(name))
 
 
-def _fingerprint(bench: Bench, name: ModelName) -> str:
-    return bench.classifier.fingerprint if name == "classifier" else bench.encoder.fingerprint
+def _model(bench: Bench, name: ModelName) -> TorchClassifier | ClipEncoder:
+    return bench.classifier if name == "classifier" else bench.encoder
 
 
 def sampled(plan: ImagePlan, count: int) -> Shard:

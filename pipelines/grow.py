@@ -168,9 +168,8 @@ def grown(old: ImagePlan, fresh: pa.Table, shard_size: int) -> ImagePlan:
 
 def check_models(bench: Bench, base: Manifest) -> None:
     """Raise ModelError unless both models are those that made the store."""
-    now = {"classifier": bench.classifier.fingerprint, "encoder": bench.encoder.fingerprint}
-    for name, fingerprint in now.items():
-        if base.fingerprints[name] != fingerprint:
+    for name, model in {"classifier": bench.classifier, "encoder": bench.encoder}.items():
+        if not model.made(base.fingerprints[name]):
             raise ModelError(
                 f"The {name} is not the one that made this store: weights, layer or preprocessing differ.",
                 where=bench.config.store,

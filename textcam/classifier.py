@@ -6,7 +6,6 @@ only the part of the network behind the target layer is differentiated. Inputs o
 other (evaluation mode).
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from textcam.linear_head import logits_of
 from textcam.networks import build_network
 from textcam.perturbation import ablation_drops, score_increases
 from textcam.preprocess import Preprocess
+from textcam.structure import Fingerprinted
 from textcam.two_sided import two_sided
 from textcam.weights import hash_state
 
@@ -55,14 +55,15 @@ class ClassifierOutput:
     maps: Floats | None = None
 
 
-class TorchClassifier:
+class TorchClassifier(Fingerprinted):
     """A torch network with its target layer.
 
     ``channels`` is K, where the layer takes both signs that of both sides of its channels (``two_sided``, see
     the file of that name); ``map_size`` (h, w), ``input_size`` (H, W), ``view_share`` the part of an image's
     shorter side that it sees, ``class_names`` has length C. ``head`` is
-    given where the logits are linear in the pooled activations. ``fingerprint`` (SHA-256, hex) covers
-    weights, layer and preprocessing; classifiers of the same ``preparation`` prepare images alike.
+    given where the logits are linear in the pooled activations. ``fingerprint`` ("2-" and a SHA-256, hex)
+    covers weights, structure, layer and preprocessing; classifiers of the same ``preparation`` prepare images
+    alike.
     ``number_format`` is that of all passes (see ``device.number_format``), and may be set.
     """
 
@@ -83,7 +84,7 @@ class TorchClassifier:
         self.view_share = preprocess.view_share
         described = f"{hash_state(module)} {target.name} {target.layout} {preprocess.description}"
         described += " two-sided" if target.two_sided else ""
-        self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
+        self.set_fingerprint(described, module)
         self.head = None
         if target.head is not None:
             weights = target.head.weights.cpu().numpy().copy()

@@ -80,7 +80,7 @@ def compare(a: Snapshot, b: Snapshot) -> Comparison:
         raise EncoderMismatch(
             "These stores were made with different encoders: their directions cannot be compared.",
             where=f"{a.storage.uri} and {b.storage.uri}",
-            fix="Explain both classifiers with the same encoder.",
+            fix="Explain both classifiers with the same encoder; if it is, run the older precompute again.",
         )
     if prints[0].get("texts") != prints[1].get("texts"):
         raise QueryError(

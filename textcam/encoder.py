@@ -21,6 +21,7 @@ from textcam.clip_models import ClipParts, build_clip
 from textcam.compiled import compiled
 from textcam.dense import dense_path
 from textcam.device import choose_device, is_out_of_memory, number_format
+from textcam.structure import Fingerprinted
 from textcam.weights import hash_state
 
 TEXT_BATCH = 256
@@ -28,12 +29,12 @@ TEXT_BATCH = 256
 PROBE_TEXTS = ("a photo of a striped orange cat", "watermark", "Rain, at 5 o'clock", "zzyzx")
 
 
-class ClipEncoder:
+class ClipEncoder(Fingerprinted):
     """An image tower and a text tower with D = ``dim``.
 
     ``context_length`` counts the tokens that a text may have with its start and end; ``input_size`` is (H,
-    W); ``has_dense`` tells whether ``dense`` works. ``fingerprint`` (SHA-256, hex) covers weights,
-    preprocessing and tokenizer. ``number_format`` is that of passes over images (see
+    W); ``has_dense`` tells whether ``dense`` works. ``fingerprint`` ("2-" and a SHA-256, hex) covers
+    weights, structure, preprocessing and tokenizer. ``number_format`` is that of passes over images (see
     ``device.number_format``), and may be set; texts are always float32, so that queries have the same.
     """
 
@@ -47,7 +48,7 @@ class ClipEncoder:
             f"{hash_state(parts.model)} {parts.preprocess.description} {parts.context_length} {ids} "
             f"{_vocabulary(parts.tokenizer)}"
         )
-        self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
+        self.set_fingerprint(described, parts.model)
         self._model.to(self.device).to(memory_format=torch.channels_last)
         self.dim = self._check_towers()
         visual = getattr(parts.model, "visual", None)

@@ -45,7 +45,7 @@ class StoreModels:
                 f"Explaining pixels needs {error.name}.", where="classifier", fix=_NEEDS
             ) from None
         loaded = load_classifier(**section, device=self._device)
-        self._compare("classifier", section["model"], loaded.fingerprint, ModelError)
+        self._compare("classifier", loaded, ModelError)
         return loaded
 
     @cached_property
@@ -61,7 +61,7 @@ class StoreModels:
                 f"A text that is not in the store's bank needs {error.name}.", where="encoder", fix=_NEEDS
             ) from None
         loaded = load_encoder(**section, device=self._device)
-        self._compare("encoder", section["model"], loaded.fingerprint, EncoderMismatch)
+        self._compare("encoder", loaded, EncoderMismatch)
         return loaded
 
     def encode_text(self, text: str) -> Floats:
@@ -79,11 +79,14 @@ class StoreModels:
         check_trusted(self._config, name, trust_code=self._trust_code)
         return dict(section)
 
-    def _compare(self, name: str, model: str, found: str, refuse: type[TextcamError]) -> None:
+    def _compare(
+        self, name: str, loaded: "TorchClassifier | ClipEncoder", refuse: type[TextcamError]
+    ) -> None:
         stored = self._fingerprints.get(name, "")
-        if found != stored:
+        if not loaded.made(stored):
             raise refuse(
                 f"This {name} is not the one that made the store: its numbers would mean something else.",
-                where=f"{model}: fingerprint {found[:12]}, the store has {stored[:12] or 'none'}",
+                where=f"{loaded.name}: fingerprint {loaded.fingerprint[:14]}, "
+                f"the store has {stored[:14] or 'none'}",
                 fix=f"Put back the {name}'s weights and settings, or run the precompute again.",
             )
