@@ -25,6 +25,7 @@ FIX = (
     "Check the bucket's name, and credentials, region and endpoint in the environment. Profiles and SSO of "
     "the AWS command line are not read: `aws configure export-credentials --format env` gives their keys."
 )
+_GONE = (NotFoundError, FileNotFoundError)  # the client raises now one, now the other
 _memories: dict[str, MemoryStore] = {}
 _memories_lock = Lock()
 
@@ -59,7 +60,7 @@ class ObjectStorage:
                     obstore.put(self._store, self._at(path), data, mode="create", use_multipart=False)
                 else:
                     obstore.put(self._store, self._at(path), data)
-            except (NotFoundError, FileNotFoundError):
+            except _GONE:
                 what = "There is no such bucket."
                 raise StorageUnavailable(what, where=self._uri, fix="Check its name, or make it.") from None
             step("put:visible")
@@ -128,9 +129,9 @@ class ObjectStorage:
         with named_errors(self._uri, paths[0]):
             try:
                 obstore.delete(self._store, keys)
-            except NotFoundError:  # a service without lists stops at the first one that is gone
+            except _GONE:  # a service without lists stops at the first one that is gone
                 for key in keys:
-                    with suppress(NotFoundError):
+                    with suppress(*_GONE):
                         obstore.delete(self._store, key)
 
 
@@ -162,7 +163,7 @@ def named_errors(uri: str, path: str) -> Iterator[None]:
         yield
     except AlreadyExistsError:
         raise SnapshotConflict("Already written by someone else.", where=where) from None
-    except (NotFoundError, FileNotFoundError):
+    except _GONE:
         raise FileNotFoundError(where) from None
     except (BaseError, OSError, ValueError) as error:  # ValueError: a path that the client does not take
         raise StorageUnavailable(
