@@ -97,7 +97,11 @@ def kept_plan(storage: Storage, fingerprint: str) -> ImagePlan | None:
 def _read(storage: Storage, record: dict[str, object] | None) -> ImagePlan | None:
     if record is None:
         return None
-    return ImagePlan(pq.read_table(io.BytesIO(storage.read(str(record["path"])))).combine_chunks())
+    try:
+        data = storage.read(str(record["path"]))
+    except FileNotFoundError:
+        return None  # pruned since the record was read
+    return ImagePlan(pq.read_table(io.BytesIO(data)).combine_chunks())
 
 
 def rebuilt_plan(config: Config, storage: Storage, base: Manifest) -> tuple[ImagePlan, int]:

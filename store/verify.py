@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from store.checked import LARGE, CheckedFile, check_file
-from store.errors import Damaged, TextcamError, first_line
+from store.errors import Damaged, StoreNotFound, TextcamError, first_line
 from store.index import INDEXED, load_index
-from store.manifest import FINGERPRINTS, PartRecord, read_manifest
+from store.manifest import FINGERPRINTS, PartRecord, read_manifest, was_pruned
 from store.marks import damaged_marks
 from store.reader import Snapshot, as_matrix, repeated_keys
 from store.schema import tables
@@ -85,7 +85,14 @@ def verify(uri: str | Path, snapshot: int | None = None) -> list[Problem]:
         manifest = read_manifest(storage, snapshot)
     except Damaged as error:
         return [Problem("damaged", error.where, error.what)]
-    return problems(Snapshot(storage, manifest))
+    found = problems(Snapshot(storage, manifest))
+    if found and was_pruned(storage, manifest.snapshot):
+        raise StoreNotFound(
+            f"Snapshot {manifest.snapshot} was pruned while it was being verified.",
+            where=storage.uri,
+            fix="Verify the store anew: its newest snapshot is whole.",
+        )
+    return found
 
 
 def problems(snapshot: Snapshot) -> list[Problem]:

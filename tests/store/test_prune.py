@@ -337,6 +337,21 @@ def test_a_reader_of_a_dropped_snapshot_gets_rows_or_a_named_error(storage: Stor
         Snapshot.open(storage.uri, 2)
 
 
+def test_a_snapshot_that_is_pruned_while_it_is_verified(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = type(storage).size
+
+    def late(self: Storage, path: str) -> int:
+        monkeypatch.setattr(type(storage), "size", size)
+        prune(storage)
+        return size(self, path)
+
+    monkeypatch.setattr(type(storage), "size", late)
+    with pytest.raises(StoreNotFound, match="Snapshot 2 was pruned"):
+        verify(storage.uri, 2)
+
+
 def test_a_lost_file_of_a_snapshot_that_is_there_is_damage(storage: Storage) -> None:
     reader = Snapshot.open(storage.uri, 2)
     storage.delete(reader.parts("errors")[0].path)
