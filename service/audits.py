@@ -146,14 +146,18 @@ def marks(store: WholeStore, as_json: AsJson = False, as_csv: AsCsv = False, out
     """
     from dataclasses import asdict
 
-    from service.rows import Form, print_records
+    from service.rows import Form, print_lines, print_records
     from store.marks import marks as read_marks
     from store.storage import open_storage
 
     found = read_marks(open_storage(store.whole(_KEPT_WITH_STORE)))
     columns = ["class_name", "text", "said", "note"]
     records = [asdict(found[pair]) for pair in sorted(found)]
-    print_records(records, Form.of(as_json=as_json, as_csv=as_csv), columns, out)
+    form = Form.of(as_json=as_json, as_csv=as_csv)
+    if form is Form.table and not records:
+        print_lines(["no marks"], out)
+    else:
+        print_records(records, form, columns, out)
 
 
 def unmark(store: WholeStore, name: Name, as_json: AsJson = False) -> None:

@@ -27,7 +27,7 @@ def pairs(store: Path) -> list[str]:
 
 
 def test_marks_are_listed(textcam: Run, store: Path) -> None:
-    assert textcam("marks", store) == Said(0, "class_name  text  said  note\n", "")
+    assert textcam("marks", store) == Said(0, "no marks\n", "")
     assert textcam("marks", store, "--json").out == "[]\n"
     first, second = pairs(store)
     textcam("mark", store, first, "spurious", "--note", "one lake, one day")
