@@ -21,10 +21,10 @@ from store.storage import Storage, concurrently, step
 
 ROW_GROUP_ROWS = 8192
 LOWEST_ID = 0
-NO_ID = -1  # findings: no text or no group; maps: no group but the whole map
+NO_ID = -1  # findings: no group; maps: no group but the whole map
 _ID_COLUMNS = ("image_id", "channel", "class_id", "text_id", "group_id", "finding_id", "rank", "id")
 _ID_LISTS = ("text_ids", "group_ids", "channels")
-MAY_BE_NONE = {("maps", "group_id"), ("findings", "text_id"), ("findings", "group_id")}
+MAY_BE_NONE = {("maps", "group_id"), ("findings", "group_id")}
 _WORDS = {
     ("texts", "kind"): KINDS,
     ("examples", "side"): SIDES,

@@ -143,7 +143,7 @@ def test_allowed_exceptions(sound):
         ("channels", set_value("direction", 2, [0] * 5)),  # a channel that never fires
         ("groups", set_value("direction", 0, [0] * 5)),
         ("images", set_value("label", 0, None)),
-        ("findings", set_value("text_id", 0, -1)),
+        ("findings", set_value("group_id", 0, -1)),
     ):
         assert problems(changed(sound, table, change)) == []
 

@@ -122,6 +122,7 @@ REFUSED = {
     ),
     "negative id": (rows_of("embeddings", image_id=[-1]), "below 0"),
     "negative id in list": (rows_of("groups", group_id=[0], text_ids=[[3, -1]]), "text_ids"),
+    "finding of no text": (rows_of("findings", finding_id=[1], text_id=[-1], verdict=["used"]), "below 0"),
     "map of no group": (rows_of("maps", image_id=[1], group_id=[-2]), "below -1"),
     "unknown kind": (rows_of("texts", text_id=[1], kind=["thing"]), "object, part"),
     "unknown side": (rows_of("examples", channel=[1], side=["up"]), "positive, negative"),
@@ -171,7 +172,7 @@ def test_allowed_rows():
     check_rows(TABLES["maps"], rows_of("maps", image_id=[1, 1], group_id=[-1, 0]), "here")
     check_rows(TABLES["classes"], rows_of("classes", class_id=[0, 5], accuracy=[None, 0.5]), "here")
     check_rows(
-        TABLES["findings"], rows_of("findings", finding_id=[0], text_id=[-1], verdict=["used"]), "here"
+        TABLES["findings"], rows_of("findings", finding_id=[0], group_id=[-1], verdict=["used"]), "here"
     )
     check_rows(TABLES["channels"], rows_of("channels", channel=[]), "here")
 
