@@ -13,7 +13,7 @@ import pytest
 import store.objects
 from store.errors import SnapshotConflict, StorageUnavailable, StoreNotFound
 from store.reader import Snapshot
-from store.storage import open_storage
+from store.storage import concurrently, open_storage
 from store.verify import verify
 from store.writer import commit
 from tests.store.worlds import TinyWorld, tiny_manifest, tiny_store
@@ -30,11 +30,12 @@ class Front:
     """
 
     def __init__(self, inner: Callable) -> None:
-        self.inner, self.puts = inner, []
+        self.inner, self.puts, self.methods = inner, [], []
         self.before = self.after = lambda number, path: False
 
     def __call__(self, environ: dict, start_response: Callable) -> list[bytes]:
         path = environ["PATH_INFO"]
+        self.methods.append(environ["REQUEST_METHOD"])
         if environ["REQUEST_METHOD"] != "PUT":
             return self.inner(environ, start_response)
         self.puts.append(path)
@@ -141,3 +142,14 @@ def test_a_rival_is_not_taken_for_a_lost_answer(served: tuple[Front, str], bucke
     with pytest.raises(SnapshotConflict, match="snapshot 1 first"):
         commit(storage, manifest)
     assert Snapshot.open(storage.uri).manifest.config == {"writer": 1}
+
+
+def test_many_objects_go_in_few_requests(served: tuple[Front, str], bucket: str) -> None:
+    front, _ = served
+    storage = open_storage(f"{bucket}/many")
+    paths = [f"work/{number}" for number in range(60)]
+    concurrently(lambda path: storage.put(path, b""), paths)
+    front.reset()
+    storage.delete(*paths, "work/none")
+    assert front.methods == ["POST"]
+    assert storage.list() == []
