@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from service.output import new_file
 from store.errors import TextcamError
 
 THUMBNAIL = 160  # pixels of the long side
@@ -156,7 +157,8 @@ class Album:
             if original is None:
                 return Picture(None, alt, THUMBNAIL, THUMBNAIL)
             made = make(original)
-            self._place(name).write_bytes(_webp(made))
+            with new_file(self._place(name), "The report cannot be written") as file:
+                file.write(_webp(made))
             self._made[name] = made.size
         return Picture(name, alt, *self._made[name])
 
