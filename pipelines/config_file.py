@@ -5,11 +5,13 @@ Relative paths are relative to the folder of the YAML file, so that a configurat
 
 import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pipelines.config import Config, NamedClassifier
 from store.addresses import scheme_of
@@ -114,17 +116,13 @@ def make_config(raw: object, *, base: str | Path = ".", where: str = "configurat
     return _with_absolute_paths(config, Path(base).resolve())
 
 
-# Where a value may be of several types, pydantic names the type that it tried as a part of the place.
-_NO_KEYS = ("literal[", "function-", "constrained-", "float", "str", "list[", "NumberFormats")
-
-
 def _explain(problem: Any) -> str:
     """One validation problem as a sentence: the key, what is wrong, what is allowed."""
-    location = [str(part) for part in problem["loc"] if not str(part).startswith(_NO_KEYS)]
-    key = ".".join(location)
+    keys, section = _place([str(part) for part in problem["loc"]])
+    key = ".".join(keys)
     if problem["type"] == "extra_forbidden":
-        allowed = _keys_at(location[:-1])
-        near = difflib.get_close_matches(location[-1], allowed, n=1)
+        allowed = list(section.model_fields)
+        near = difflib.get_close_matches(keys[-1], allowed, n=1)
         guess = f" Did you mean {near[0]}?" if near else ""
         return f"{key}: unknown key.{guess} Allowed: {', '.join(allowed)}."
     if problem["type"] == "missing":
@@ -132,16 +130,48 @@ def _explain(problem: Any) -> str:
     return f"{key}: {problem['msg']}, got {problem['input']!r}."
 
 
-def _keys_at(location: list[str]) -> list[str]:
-    if location[:1] == ["classifiers"]:
-        return list(NamedClassifier.model_fields)
-    model: Any = Config
-    for part in (one for one in location if not one.isdecimal()):  # numbers are places in a list
-        annotation = model.model_fields[part].annotation
-        model = next(
-            (one for one in (annotation, *get_args(annotation)) if hasattr(one, "model_fields")), model
-        )
-    return list(model.model_fields)
+def _place(location: Sequence[str]) -> tuple[list[str], type[BaseModel]]:
+    """The keys on the way to a value, and the section that the last one is, or should be, a key of.
+
+    Where a value may be of several types, pydantic names the type that it tried as a part of the location.
+    """
+    here: Any = _Root
+    keys: list[str] = []
+    section: type[BaseModel] = Config
+    several = len(location) > 1 and location[0] == "classifiers"
+    for part in location if several else ["config", *location]:
+        types = _types(here)
+        if len(types) > 1:
+            here = next((one for one in types if _tag(one) == part), None)
+            continue
+        here = types[0] if types else None
+        keys.append(part)
+        if isinstance(here, type) and issubclass(here, BaseModel):
+            section = here
+            here = here.model_fields[part].annotation if part in here.model_fields else None
+        else:  # a place in a list, or a key that is free
+            here = next((one for one in reversed(get_args(here)) if one is not Ellipsis), None)
+    return (keys if several else keys[1:]), section
+
+
+class _Root(BaseModel):
+    """What a file may hold: a configuration, or several classifiers in it."""
+
+    config: Config
+    classifiers: list[NamedClassifier]
+
+
+def _types(annotation: Any) -> list[Any]:
+    """The types that a value may be of, but for None."""
+    union = get_origin(annotation) in (Union, UnionType)
+    found = get_args(annotation) if union else (annotation,)
+    return [one for one in found if one not in (None, NoneType)]
+
+
+def _tag(kind: Any) -> str:
+    """How pydantic names a model, a list or a mapping in a location."""
+    named = isinstance(kind, type) and get_origin(kind) is None
+    return kind.__name__ if named else str(kind).replace(" ", "")
 
 
 def _with_absolute_paths(config: Config, base: Path) -> Config:

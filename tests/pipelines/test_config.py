@@ -1,10 +1,15 @@
 """A configuration is validated whole; what is wrong is named with its key and what would be right."""
 
+import copy
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
+from pydantic import BaseModel
 
-from pipelines.config_file import load_config, make_config
+from pipelines.config import Config
+from pipelines.config_file import load_config, make_config, make_configs
 from store.errors import ConfigError
 
 SMALLEST = {
@@ -31,6 +36,73 @@ def test_what_is_not_said_has_defaults() -> None:
 def test_a_misspelt_key_is_refused_with_the_nearest_one() -> None:
     message = refused(run={"batchsize": 3})
     assert "run.batchsize: unknown key. Did you mean batch_size? Allowed: executor, address," in message
+
+
+def sections(
+    model: type[BaseModel] = Config, way: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every key of the configuration, with the way to its section."""
+    for name, field in model.model_fields.items():
+        yield way, name
+        inner = [
+            one for one in (field.annotation, *get_args(field.annotation)) if hasattr(one, "model_fields")
+        ]
+        for one in inner[:1]:
+            yield from sections(one, (*way, name))
+
+
+def misspelt(way: tuple[str, ...], name: str) -> str:
+    """What is said of a key with a letter too many, in a configuration that is right otherwise."""
+    raw: Any = copy.deepcopy(SMALLEST)
+    at = raw
+    for part in way:
+        at = at.setdefault(part, [{"uri": "x"}] if part == "added" else {})
+        at = at[0] if part == "added" else at
+    at[f"{name}s"] = 1
+    with pytest.raises(ConfigError) as caught:
+        make_config(raw)
+    return caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("way", "name"), sections(), ids=lambda one: one if isinstance(one, str) else ".".join(one)
+)
+def test_every_misspelt_key_is_named_with_its_place_and_the_nearest_one(
+    way: tuple[str, ...], name: str
+) -> None:
+    key = ".".join(part for part in (*way, f"{name}s"))
+    key = key.replace("added.", "added.0.")
+    assert f"\n  {key}: unknown key. Did you mean {name}? Allowed: " in misspelt(way, name)
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ({"words": {"strength": 3}}, "words.strength: unknown key. Allowed: top, screen, sparsity,"),
+        ({"run": {"float": 3}}, "run.float: unknown key. Allowed: executor,"),
+        (
+            {"run": {"number_format": {"encoder": "f"}}},
+            "run.number_format.encoder: Input should be 'float32'",
+        ),
+        (
+            {"texts": {"templates": {"list[str]": 3}}},
+            "texts.templates.list[str]: Input should be a valid list",
+        ),
+        ({"texts": {"bank": ["a", 3]}}, "texts.bank.1: Input should be a valid string"),
+        ({"added": [{"uri": "a"}, {"url": "b"}]}, "added.1.url: unknown key. Did you mean uri?"),
+    ],
+)
+def test_problems_in_places_of_several_types(section: dict, says: str) -> None:
+    assert says in refused(**section)
+
+
+def test_problems_of_one_classifier_among_several() -> None:
+    raw = {**SMALLEST, "classifiers": [{"model": "a"}, {"model": "b", "layers": "x", "two_sided": "no!"}]}
+    del raw["classifier"]
+    with pytest.raises(ConfigError) as caught:
+        make_configs(raw)
+    assert "classifiers.1.layers: unknown key. Did you mean layer? Allowed: model," in caught.value.what
+    assert "classifiers.1.two_sided: Input should be 'auto', got 'no!'" in caught.value.what
 
 
 def test_a_missing_key_is_named() -> None:
