@@ -1,11 +1,13 @@
 """Labels: which class each label of a source is."""
 
-import csv
+from collections.abc import Mapping
 from pathlib import Path
+
+from textcam.class_names import read_class_list
 
 
 def class_ids_of(
-    labels: tuple[str, ...], class_names: tuple[str, ...], aliases: dict[str, int]
+    labels: tuple[str, ...], class_names: tuple[str, ...], aliases: Mapping[str, int]
 ) -> dict[str, int]:
     """Which class each label of the source is; empty if the labels are not the classes.
 
@@ -20,7 +22,7 @@ def class_ids_of(
             return aliases[label]
         if label.casefold() in by_name:
             return by_name[label.casefold()]
-        if label.isdigit() and int(label) < len(class_names):
+        if label.isdecimal() and int(label) < len(class_names):
             return int(label)
         return None
 
@@ -36,14 +38,6 @@ def class_ids_of(
     return {label: class_id for label, class_id in found.items() if class_id is not None}
 
 
-def read_aliases(class_names: str | None) -> dict[str, int]:
-    """Other names of the classes: every further column (``wnid``, say) of a .csv of class names."""
-    if class_names is None or not class_names.lower().endswith(".csv"):
-        return {}
-    lines = list(csv.DictReader(Path(class_names).read_text(encoding="utf-8-sig").splitlines()))
-    aliases: dict[str, int] = {}
-    for position, line in enumerate(lines):
-        class_id = int(line.get("class_id") or position)
-        others = [value for column, value in line.items() if column not in ("class_id", "name") and value]
-        aliases |= {value.strip(): class_id for value in others}
-    return aliases
+def read_aliases(class_names: str | None) -> Mapping[str, int]:
+    """Other names of the classes, from the file of their names. Raises ModelError."""
+    return {} if class_names is None else read_class_list(Path(class_names)).aliases

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+_OF_FILES = ("folder", "csv")  # layouts in which each image is a file of its own
+
+
 def root_of(uri: str) -> str:
     """The folder that paths of a source are relative to: the source itself, or that of a list or archive."""
     is_file = uri.lower().endswith((".csv", ".tar", ".parquet"))
@@ -70,15 +73,19 @@ class SourceImages:
 
     def __call__(self, uri: str) -> "Image":
         """The original at this URI."""
-        found = places(uri, self._namings)
-        section, path = (self._sections[found[0][0]], found[0][1]) if found else ({}, uri)
-        if section.get("format", "folder") not in ("folder", "csv") or "uri" not in section:
-            raise QueryError(
-                "Images inside archives are not opened here.",
-                where=uri,
-                fix="Give the image's own file instead.",
-            )
-        root = root_of(section["uri"])
+        found = [(self._sections[at], path) for at, path in places(uri, self._namings)]
+        files = [
+            (root_of(one["uri"]), path) for one, path in found if one.get("format", "folder") in _OF_FILES
+        ]
+        if len(files) < len(found) or not found:  # it may be in an archive: a file of its own is looked for
+            files = [(root, path) for root, path in files if _is_there(root, path)]
+            if not files:
+                raise QueryError(
+                    "Images inside archives are not opened here.",
+                    where=uri,
+                    fix="Give the image's own file instead.",
+                )
+        root, path = next((one for one in files[:-1] if _is_there(*one)), files[-1])
         where = f"{root}/{path}"
         try:
             return decode(open_storage(root).read(path), where=where)
@@ -88,6 +95,13 @@ class SourceImages:
             raise
         except TextcamError as error:
             raise ImageError(f"The image cannot be read: {error.what}", where=where) from None
+
+
+def _is_there(root: str, path: str) -> bool:
+    try:
+        return open_storage(root).exists(path)
+    except TextcamError:  # a path that leads through a file, say
+        return False
 
 
 def open_image(image: "str | Path | Image") -> "Image":

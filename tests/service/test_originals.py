@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from service.originals import Originals
-from store.errors import ImageError, SourceError
+from store.errors import ImageError, QueryError, SourceError
+from textcam.source_images import SourceImages, namings
 
 
 def png(red: int) -> bytes:
@@ -60,3 +61,33 @@ def test_the_whole_source_is_gone(tmp_path: Path) -> None:
         originals(tmp_path / "gone", "folder")("x.png")
     with pytest.raises(SourceError):
         originals(tmp_path / "gone", "webdataset")("x.png")
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("archive", ["extra/set.tar", "set.tar"])
+def test_files_beside_archives(tmp_path: Path, archive: str, order: tuple[int, int]) -> None:
+    """A folder, and an archive that lies in it: each image is found in its own."""
+    (tmp_path / "extra").mkdir()
+    (tmp_path / "extra" / "pic.png").write_bytes(png(9))
+    (tmp_path / "top.png").write_bytes(png(8))
+    with tarfile.open(tmp_path / archive, "w") as tar:
+        info = tarfile.TarInfo("in.png")
+        info.size = len(png(7))
+        tar.addfile(info, io.BytesIO(png(7)))
+    sections = [
+        {"uri": str(tmp_path), "format": "folder"},
+        {"uri": str(tmp_path / archive), "format": "webdataset"},
+    ]
+    first, second = (sections[at] for at in order)
+    config = {"images": first, "added": [second]}
+    names = namings([first["uri"], second["uri"]])
+    of_folder, of_archive = names[order.index(0)], names[order.index(1)]
+    for opened in (Originals(config), SourceImages(config)):
+        assert shade(opened(f"{of_folder}extra/pic.png")) == 9
+        assert shade(opened(f"{of_folder}top.png")) == 8
+    inside = f"{of_archive}set.tar/in.png"
+    assert shade(Originals(config)(inside)) == 7
+    with pytest.raises(QueryError, match="inside archives"):
+        SourceImages(config)(inside)
+    with pytest.raises(ImageError):
+        Originals(config)(f"{of_folder}extra/gone.png")
