@@ -479,3 +479,33 @@ class ClipWithHoles(CueClip):
 
 def clip_with_holes() -> tuple[nn.Module, transforms.Compose, object]:
     return ClipWithHoles(), cue_transform(), tokens
+
+
+class Shifted(Net):
+    """A network with an option that no weight and no module tells of."""
+
+    def __init__(self, shift: float, linear: bool) -> None:
+        super().__init__(linear)
+        self.shift = shift
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x + self.shift)
+
+
+def shifted_classifier(shift: float = 0.0, linear: bool = True) -> tuple[nn.Module, transforms.Compose]:
+    return Shifted(shift, linear), transform()
+
+
+class ShiftedClip(Clip):
+    """The same of an encoder."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__(3)
+        self.shift = shift
+
+    def encode_image(self, x: torch.Tensor) -> torch.Tensor:
+        return super().encode_image(x + self.shift)
+
+
+def shifted_clip(shift: float = 0.0) -> tuple[nn.Module, transforms.Compose, object]:
+    return ShiftedClip(shift), transform(), tokens
