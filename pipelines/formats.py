@@ -279,7 +279,11 @@ def cam_doubts(bench: Bench, plan: ImagePlan) -> tuple[str, ...]:
         pixels: list[NDArray[Any]] = []
         for batch in read_batches([bench], sampled(plan, CHECKED), Clock()):
             pixels += batch.for_classifier()
-        kept = agreement(classifier, method, stack(pixels, len(pixels))) if pixels else None
+        kept = None
+        if pixels:
+            kept = bench.with_room(
+                lambda size: agreement(classifier, method, stack(pixels[:size], len(pixels[:size])))
+            )
         if kept is not None and not kept.enough:
             said.append(
                 f"in bfloat16 contributions add up to {kept.error:.1%} more or less than in float32, "

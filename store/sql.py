@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from store.checked import CheckedFile
-from store.errors import LimitReached, QueryError
+from store.errors import LimitReached, QueryError, first_line
 from store.schema import tables
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class SqlSource:
             for kind, what, damaged, fix in (file.damage for file in self._files if file.damage):
                 raise kind(what, where=damaged, fix=fix) from None
             if isinstance(error, duckdb.OutOfMemoryException) or "Out of Memory Error" in str(error):
-                what = f"The query needs more memory than it may have: {str(error).splitlines()[0]}"
+                what = f"The query needs more memory than it may have: {first_line(error)}"
                 fix = "Ask for fewer rows or columns, sort less, or allow more memory (--memory)."
                 raise LimitReached(what, where=where, fix=fix) from None
             raise QueryError(f"DuckDB refused the query: {error}", where=where) from None
