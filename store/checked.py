@@ -12,11 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from store.errors import Damaged, StoreNotFound, TextcamError
-from store.manifest import Block, PartRecord, sha256, was_pruned
+from store.manifest import LARGE, SMALL, Block, PartRecord, sha256, was_pruned
 from store.storage import RangeFile, Storage
 
 PIECE = 8 << 20  # bytes of a file that are fetched together where all of it is wanted
-SMALL, LARGE = 64 << 10, 1 << 20  # bytes: column chunks under SMALL share a block; no block is over LARGE
 
 
 def cut_blocks(data: bytes) -> tuple[Block, ...]:
@@ -24,29 +23,36 @@ def cut_blocks(data: bytes) -> tuple[Block, ...]:
 
     Neighbouring chunks share a block of up to ``SMALL`` bytes; larger ones are cut into ``LARGE`` pieces.
     """
-    if len(data) <= SMALL:
-        return ()
-    tail = len(data) - SMALL
-    starts = sorted({*_chunk_starts(data), tail})
+    cuts = cut(len(data), chunk_starts(pq.read_metadata(pa.BufferReader(data))))
+    view = memoryview(data)
+    return tuple(Block(b - a, sha256(view[a:b])) for a, b in pairwise(cuts))
+
+
+def cut(size: int, chunks: list[int]) -> list[int]:
+    """Where the blocks of a file of ``size`` bytes begin, whose column chunks begin at ``chunks``, and its
+    end; empty where it is one block.
+    """
+    if size <= SMALL:
+        return []
+    tail = size - SMALL
     cuts = [0]
-    for start, end in pairwise([*starts, len(data)]):
+    for start, end in pairwise([*sorted({*chunks, tail}), size]):
         if start > cuts[-1] and (end - cuts[-1] > SMALL or start == tail):
             cuts.append(start)
         while end - cuts[-1] > LARGE:
             cuts.append(cuts[-1] + LARGE)
-    view = memoryview(data)
-    return tuple(Block(b - a, sha256(view[a:b])) for a, b in pairwise([*cuts, len(data)]))
+    return [*cuts, size]
 
 
-def _chunk_starts(data: bytes) -> list[int]:
-    metadata = pq.read_metadata(pa.BufferReader(data))
+def chunk_starts(metadata: pq.FileMetaData) -> list[int]:
+    """Where the column chunks begin; the first shares its block with the magic bytes before it."""
     starts = []
     for group in range(metadata.num_row_groups):
         for column in range(metadata.num_columns):
             chunk = metadata.row_group(group).column(column)
             has_dictionary = chunk.dictionary_page_offset is not None
             starts.append(chunk.dictionary_page_offset if has_dictionary else chunk.data_page_offset)
-    return [0, *sorted(starts)[1:]]  # the first chunk shares its block with the magic bytes before it
+    return [0, *sorted(starts)[1:]]
 
 
 class CheckedFile(RangeFile):

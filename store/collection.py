@@ -7,12 +7,28 @@ holds.
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
-from store.errors import Damaged, QueryError, SnapshotConflict
-from store.storage import Storage, open_storage
+from annotated_types import Predicate
+
+from store.documents import STRICT, parse
+from store.errors import QueryError, SnapshotConflict
+from store.storage import Storage, checked_path, open_storage
 
 NAMES = "classifiers.json"
 _ATTEMPTS = 100
+
+
+def is_name(text: str) -> bool:
+    """Whether it can be the name of a folder in this one. Raises Damaged for a path out of it."""
+    return "/" not in checked_path(text)
+
+
+@dataclass(frozen=True)
+class _Names:
+    __pydantic_config__ = STRICT
+    classifiers: tuple[Annotated[str, Predicate(is_name)], ...]
 
 
 def write_names(storage: Storage, names: list[str]) -> None:
@@ -54,14 +70,8 @@ def _path(number: int) -> str:
 
 
 def _decoded(data: bytes, where: str) -> list[str]:
-    try:
-        return [str(name) for name in json.loads(data)["classifiers"]]
-    except (ValueError, KeyError, TypeError):
-        raise Damaged(
-            "This file should list the stores beside it.",
-            where=where,
-            fix="Delete it and run `textcam precompute` again.",
-        ) from None
+    fix = "Delete it and run `textcam precompute` again."
+    return list(parse(_Names, data, "The list of the stores in this folder", where, fix).classifiers)
 
 
 def pair(named: Sequence[str]) -> tuple[str, str]:

@@ -1,20 +1,22 @@
 """A store's vector indexes: each names its table's content in a card, and is refused beside any other."""
 
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, BinaryIO, cast
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
 
 import numpy as np
+from annotated_types import Interval, Predicate
 from numpy.typing import ArrayLike
 
 from store.checked import copy_checked, file_hash, read_checked
-from store.errors import Damaged, IndexMismatch
-from store.manifest import IndexRecord, PartRecord, built_from, sha256
-from store.schema import tables
+from store.documents import STRICT, Count, Digest, canonical, parse
+from store.errors import IndexMismatch
+from store.manifest import IndexRecord, PartRecord, TableName, built_from, sha256
+from store.schema import Size, tables
 from store.storage import Storage
-from store.vectors import TIERS, Batches, Ids, Vectors, recall_at_10
+from store.vectors import TIERS, Batches, Ids, Vectors, is_tier, recall_at_10
 from store.vectors import VectorIndex as VectorIndex
 
 if TYPE_CHECKING:
@@ -30,12 +32,13 @@ _SPOOL_BYTES = (
 class Card:
     """What an index was built from (``manifest.built_from`` of the parts) and how well it finds."""
 
-    table: str
-    built_from: str
-    rows: int
-    dim: int
-    tier: str
-    recall_at_10: float
+    __pydantic_config__ = STRICT
+    table: TableName
+    built_from: Digest
+    rows: Count
+    dim: Size
+    tier: Annotated[str, Predicate(is_tier)]
+    recall_at_10: Annotated[float, Interval(ge=0, le=1)]
 
 
 def write_index(
@@ -61,17 +64,19 @@ def index_table(
     snapshot: "Snapshot", table: str, *, tier: str = "auto", min_recall: float = 0.0
 ) -> IndexRecord:
     """As ``write_index``, streaming the vectors from a snapshot in hand: for tables larger than memory."""
-
-    def batches() -> Iterator[tuple[Ids, Vectors]]:
-        from store.reader import as_matrix
-
-        key = tables(snapshot.dims)[table].key[0]
-        for batch in snapshot.batches(table, [key, INDEXED[table]]):
-            yield batch.column(0).to_numpy().astype(np.int64), as_matrix(batch.column(1))
-
+    batches = partial(vector_batches, snapshot, table)
     index = VectorIndex.build_from(batches, snapshot.count(table), snapshot.dims.embedding, tier)
     parts = snapshot.parts(table)
     return _measured_and_written(snapshot.storage, table, parts, index, batches, min_recall)
+
+
+def vector_batches(snapshot: "Snapshot", table: str) -> Iterator[tuple[Ids, Vectors]]:
+    """Ids (b,) and vectors (b, d) of an indexed table, streamed."""
+    from store.reader import as_matrix
+
+    key = tables(snapshot.dims)[table].key[0]
+    for batch in snapshot.batches(table, [key, INDEXED[table]]):
+        yield batch.column(0).to_numpy().astype(np.int64), as_matrix(batch.column(1))
 
 
 def _measured_and_written(
@@ -91,7 +96,7 @@ def _measured_and_written(
         )
     source = built_from(parts)
     card = Card(table, source, len(index), index.dim, index.tier, round(recall, 6))
-    card_data = (json.dumps(asdict(card), indent=1, sort_keys=True) + "\n").encode()
+    card_data = canonical(asdict(card))
     with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as spool:
         file = cast(BinaryIO, spool)
         index.write(file)
@@ -107,10 +112,7 @@ def _measured_and_written(
 def read_card(storage: Storage, record: IndexRecord, snapshot: int | None = None) -> Card:
     """The index's card, checked. ``snapshot``: the number of the one that it is read for."""
     data = read_checked(storage, record.card_path, record.card_sha256, snapshot)
-    try:
-        return Card(**json.loads(data))
-    except (ValueError, TypeError) as error:
-        raise Damaged(f"The index's card cannot be understood: {error}", where=record.card_path) from None
+    return parse(Card, data, "The index's card", where=f"{storage.uri}/{record.card_path}")
 
 
 def load_index(snapshot: "Snapshot", table: str) -> VectorIndex:

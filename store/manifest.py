@@ -4,31 +4,61 @@ The bytes are canonical (sorted keys, no timestamps), and the file carries the h
 that a damaged manifest is told apart from a newer one and equal runs commit equal bytes.
 """
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple
+
+from annotated_types import Ge, Interval, Predicate
 
 from store.collection import read_names
+from store.documents import (
+    OPEN,
+    STRICT,
+    Count,
+    Digest,
+    Number,
+    canonical,
+    numbered,
+    numbers,
+    parse,
+    seal,
+    unseal,
+)
+from store.documents import sha256 as sha256
 from store.errors import Damaged, FormatTooNew, SchemaMismatch, StoreNotFound
-from store.schema import FORMAT_VERSION, TABLE_NAMES, Dims
+from store.schema import FORMAT_VERSION, SINCE, TABLE_NAMES, Dims
 from store.storage import Storage, checked_path
 
 FOLDER = "snapshots/"
 _ATTEMPTS = 100
 FINGERPRINTS = ("classifier", "encoder", "texts", "plan", "configuration")
+NAME = r"(?!\.)[^/\\\0]+"  # of a part, before its hash
+SMALL, LARGE = 64 << 10, 1 << 20  # bytes: a file under SMALL is one block; no block is over LARGE
 
 
-def sha256(data: bytes | memoryview) -> str:
-    """Lower-case hexadecimal SHA-256."""
-    return hashlib.sha256(data).hexdigest()
+def is_table(name: str) -> bool:
+    """Whether there is such a table."""
+    return name in TABLE_NAMES
+
+
+def is_json(config: Mapping[str, Any]) -> bool:
+    """Whether it can be written as JSON: no NaN, no infinity."""
+    try:
+        canonical(config)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+TableName = Annotated[str, Predicate(is_table)]
 
 
 class Block(NamedTuple):
     """A run of bytes of a part with its own hash, so that a reader of few rows checks just those."""
 
-    bytes: int
+    bytes: Annotated[int, Interval(ge=1, le=LARGE)]
     sha256: str
 
 
@@ -36,11 +66,12 @@ class Block(NamedTuple):
 class PartRecord:
     """One Parquet file of a table. ``blocks`` follow one another and cover the file; none means one block."""
 
+    __pydantic_config__ = STRICT
     path: str
-    table: str
-    rows: int
-    bytes: int
-    sha256: str
+    table: TableName
+    rows: Count
+    bytes: Annotated[Count, Ge(1)]
+    sha256: Digest
     blocks: tuple[Block, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -50,48 +81,40 @@ class PartRecord:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "PartRecord":
         """Back from ``to_dict``; ``Damaged`` where it cannot be."""
-        record = _record(
-            PartRecord, {**data, "blocks": tuple(Block(*block) for block in data.get("blocks", ()))}
-        )
-        if record.blocks and sum(block.bytes for block in record.blocks) != record.bytes:
-            raise Damaged("A part's blocks do not add up to its size.", where=record.path)
-        return record
+        what = "A part's record"
+        return parse(PartRecord, json.dumps(data).encode(), what, where=str(data.get("path", "")))
+
+    def faults(self) -> Iterator[str]:
+        """What its parts do not agree on: path, table and hash; size and blocks."""
+        checked_path(self.path)
+        name = rf"parts/{self.table}/{NAME}-{self.sha256[:12]}\.parquet"
+        if not re.fullmatch(name, self.path):
+            yield f"A part of {self.table} with this hash is not called so."
+        if self.blocks and sum(block.bytes for block in self.blocks) != self.bytes:
+            yield "A part's blocks do not add up to its size."
+        if not self.blocks and self.bytes > SMALL:
+            yield "A part of this size has blocks."
 
 
 @dataclass(frozen=True)
 class IndexRecord:
     """One vector index and its card. What the index was built from stands in the card."""
 
-    table: str
+    table: TableName
     path: str
-    bytes: int
-    sha256: str
+    bytes: Annotated[Count, Ge(1)]
+    sha256: Digest
     card_path: str
-    card_sha256: str
+    card_sha256: Digest
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "IndexRecord":
-        """Back from ``to_dict``; ``Damaged`` where it cannot be."""
-        checked_path(str(data.get("card_path", "")))
-        return _record(IndexRecord, data)
-
-
-_Record = TypeVar("_Record", PartRecord, IndexRecord)
-
-
-def _record(cls: type[_Record], data: Mapping[str, Any]) -> _Record:
-    try:
-        record = cls(**data)
-    except TypeError as error:
-        raise Damaged(f"A file's record is not complete: {error}.", where=data.get("path", "")) from None
-    checked_path(record.path)
-    if record.table not in TABLE_NAMES:
-        raise Damaged(f"Unknown table {record.table!r}.", where=record.path)
-    return record
+    def faults(self) -> Iterator[str]:
+        """What its parts do not agree on: paths, table and hash."""
+        checked_path(self.path), checked_path(self.card_path)
+        name = rf"indexes/{self.table}-[0-9a-f]{{12}}-{self.sha256[:12]}\.faiss"
+        if not re.fullmatch(name, self.path):
+            yield f"An index of {self.table} with this hash is not called so."
+        if self.card_path != self.path.removesuffix(".faiss") + ".json":
+            yield "An index's card does not lie beside it."
 
 
 @dataclass(frozen=True)
@@ -102,14 +125,15 @@ class Manifest:
     configuration as plain JSON, with which a query opens images, classifier and encoder again.
     """
 
-    snapshot: int
+    __pydantic_config__ = STRICT
+    snapshot: Number
     dims: Dims
     fingerprints: dict[str, str]
     parts: tuple[PartRecord, ...]
     indexes: tuple[IndexRecord, ...] = ()
-    config: dict[str, Any] = field(default_factory=dict)
-    parent: int | None = None
-    format_version: int = FORMAT_VERSION
+    config: Annotated[dict[str, Any], Predicate(is_json)] = field(default_factory=dict)
+    parent: Number | None = None
+    format_version: Annotated[int, Ge(1)] = FORMAT_VERSION
 
     def __post_init__(self) -> None:
         """Records in the order of their paths: manifests of the same files are equal."""
@@ -139,78 +163,65 @@ class Manifest:
             "fingerprints": self.fingerprints,
             "config": self.config,
             "parts": [part.to_dict() for part in self.parts],
-            "indexes": [one.to_dict() for one in self.indexes],
+            "indexes": [asdict(one) for one in self.indexes],
         }
         try:
-            whole = _canonical({**body, "sha256": "0" * 64})  # once: the hash is of all but its own line
-            line = _hash_line("0" * 64)
-            return whole.replace(line, _hash_line(sha256(whole.replace(line, b"", 1))), 1)
+            return seal(body)
         except (TypeError, ValueError) as error:
             raise SchemaMismatch(f"The manifest does not fit JSON: {error}.", where="config") from None
 
     @classmethod
     def from_json(cls, data: bytes, where: str = "") -> "Manifest":
         """Check and parse. ``Damaged`` where the content is not what was written, then ``FormatTooNew``."""
-        body = _checked_body(data, where)
-        version = body.pop("format_version")
-        if version < 1:
-            raise Damaged(f"There is no format {version}.", where=where)
+        body = unseal(
+            data,
+            "The manifest is not the one that was committed: its content does not have its hash.",
+            where=where,
+            fix="Restore the file from a copy of the store, or open another snapshot.",
+        )
+        version = parse(_Version, body, "The manifest", where).format_version
         if version > FORMAT_VERSION:
             raise FormatTooNew(
                 f"This store has format {version}; this program reads up to {FORMAT_VERSION}.",
                 where=where,
                 fix="Install a later version of textcam.",
             )
-        try:
-            body["dims"] = Dims(**body["dims"])
-            body["parts"] = tuple(PartRecord.from_dict(part) for part in body["parts"])
-            body["indexes"] = tuple(IndexRecord.from_dict(one) for one in body["indexes"])
-            return cls(**body, format_version=version)
-        except (TypeError, KeyError, ValueError) as error:
-            raise Damaged(f"The manifest cannot be understood: {error}.", where=where) from None
+        manifest = parse(Manifest, body, "The manifest", where)
+        for what, path in manifest.faults():
+            raise Damaged(what, where=f"{where}: {path}" if path else where)
+        return manifest
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """What the entries do not agree on, each with the path that it is about, if with one."""
+        if self.snapshot != (self.parent or 0) + 1:
+            yield f"Snapshot {self.snapshot} cannot follow {self.parent}.", ""
+        records: tuple[PartRecord | IndexRecord, ...] = (*self.parts, *self.indexes)
+        for one in records:
+            yield from ((what, one.path) for what in one.faults())
+            if SINCE.get(one.table, 1) > self.format_version:
+                yield f"Format {self.format_version} has no table {one.table}.", one.path
+        if len(set(self.paths())) != len(self.paths()):
+            yield "A file is named twice.", ""
+        if len({one.table for one in self.indexes}) != len(self.indexes):
+            yield "A table has two indexes.", ""
 
 
-def _canonical(body: Mapping[str, Any]) -> bytes:
-    text = json.dumps(body, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    return (text + "\n").encode()
+@dataclass(frozen=True)
+class _Version:
+    """What is looked at before all else, whatever a later version has beside it."""
 
-
-def _hash_line(digest: str) -> bytes:
-    """The line of the whole manifest that holds its hash: no other begins with a single space and this."""
-    return f'\n "sha256": "{digest}",'.encode()
-
-
-def _checked_body(data: bytes, where: str) -> dict[str, Any]:
-    """The parsed manifest without its hash, which must hold for every byte, whatever the version."""
-    damaged = Damaged(
-        "The manifest is not the one that was committed: its content does not have its hash.",
-        where=where,
-        fix="Restore the file from a copy of the store, or open another snapshot.",
-    )
-    try:
-        whole = json.loads(data)
-        body = {key: value for key, value in whole.items() if key != "sha256"}
-        line = _hash_line(whole["sha256"])
-        plain = data.count(line) == 1 and sha256(data.replace(line, b"")) == whole["sha256"]
-        # Written out again only where that does not hold: it takes seconds for a manifest of many megabytes.
-        if not plain and (sha256(_canonical(body)) != whole["sha256"] or _canonical(whole) != data):
-            raise damaged
-        if not isinstance(body["format_version"], int):
-            raise damaged
-    except (ValueError, KeyError, AttributeError, RecursionError):
-        raise damaged from None
-    return body
+    __pydantic_config__ = OPEN
+    format_version: Annotated[int, Ge(1)]
 
 
 def manifest_path(snapshot: int) -> str:
     """Where a snapshot's manifest lies."""
-    return f"{FOLDER}{snapshot:08d}.json"
+    return numbered(FOLDER, snapshot)
 
 
 def snapshots(storage: Storage) -> list[int]:
     """Numbers of all committed snapshots, ascending."""
-    names = (path.removeprefix(FOLDER).removesuffix(".json") for path in storage.list(FOLDER))
-    return sorted(int(name) for name in names if len(name) == 8 and name.isascii() and name.isdigit())
+    return numbers(storage, FOLDER)
 
 
 def read_manifest(storage: Storage, snapshot: int | None = None) -> Manifest:

@@ -7,11 +7,13 @@ taken back by another one that says so. A prune leaves them alone, and ``verify`
 that it carries.
 """
 
-import json
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
+from annotated_types import Predicate
+
+from store.documents import STRICT, numbered, numbers, parse, seal, unseal
 from store.errors import ConfigError, Damaged, SnapshotConflict
-from store.manifest import sha256
 from store.storage import Storage, concurrently
 
 FOLDER = "marks/"
@@ -21,15 +23,21 @@ REMOVED = "removed"
 _ATTEMPTS = 100
 
 
+def is_said(word: str) -> bool:
+    """Whether it is a word that a mark can say."""
+    return word in (*SAID, REMOVED)
+
+
 @dataclass(frozen=True)
 class Mark:
     """What somebody said about a class going by a text: ``said`` is core, spurious or unclear, or removed
     where an earlier mark of the pair is taken back.
     """
 
+    __pydantic_config__ = STRICT
     class_name: str
     text: str
-    said: str
+    said: Annotated[str, Predicate(is_said)]
     note: str = ""
 
     @property
@@ -44,12 +52,12 @@ def add_mark(storage: Storage, mark: Mark) -> str:
     Raises ConfigError for a word that is none of ``SAID``, SnapshotConflict if others were faster a hundred
     times.
     """
-    if mark.said not in (*SAID, REMOVED):
+    if not is_said(mark.said):
         raise ConfigError(f"A finding cannot be marked {mark.said!r}.", fix=f"Allowed: {', '.join(SAID)}.")
-    data = _encoded(mark)
-    number = max((_number(path) for path in _paths(storage)), default=0)
+    data = seal(asdict(mark))
+    number = max(numbers(storage, FOLDER), default=0)
     for next_number in range(number + 1, number + 1 + _ATTEMPTS):
-        path = f"{FOLDER}{next_number:08d}.json"
+        path = numbered(FOLDER, next_number)
         try:
             storage.put(path, data, if_absent=True)
         except SnapshotConflict:
@@ -82,34 +90,12 @@ def damaged_marks(storage: Storage) -> list[Damaged]:
 
 def _paths(storage: Storage) -> list[str]:
     """By rising number."""
-    return [path for path in storage.list(FOLDER) if _number(path)]
-
-
-def _number(path: str) -> int:
-    name = path.removeprefix(FOLDER).removesuffix(".json")
-    return int(name) if len(name) == 8 and name.isascii() and name.isdigit() else 0
-
-
-def _encoded(mark: Mark) -> bytes:
-    body = asdict(mark)
-    return _canonical({**body, "sha256": sha256(_canonical(body))})
-
-
-def _canonical(body: dict[str, str]) -> bytes:
-    return (json.dumps(body, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
+    return [numbered(FOLDER, number) for number in numbers(storage, FOLDER)]
 
 
 def _decoded(data: bytes, where: str) -> Mark:
-    try:
-        body = json.loads(data)
-        digest = body.pop("sha256")
-        mark = Mark(**body)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise Damaged(
-            "A mark's file cannot be understood.", where=where, fix="Remove it, mark anew."
-        ) from None
-    if digest != sha256(_canonical(body)) or mark.said not in (*SAID, REMOVED):
-        raise Damaged(
-            "A mark's file is not the one that was written.", where=where, fix="Remove it, mark anew."
-        )
+    what, fix = "A mark's file is not the one that was written.", "Remove it, mark anew."
+    mark = parse(Mark, unseal(data, what, where, fix), "A mark's file", where, fix)
+    if seal(asdict(mark)) != data:
+        raise Damaged(what, where=where, fix=fix)
     return mark

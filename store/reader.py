@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from store.checked import CheckedFile
+from store.checked import CheckedFile, damaged
 from store.errors import QueryError, SchemaMismatch
 from store.lookup import Places, rows_at, rows_with
 from store.manifest import Manifest, PartRecord, read_manifest
@@ -122,7 +122,8 @@ class Snapshot:
         kind = self._schema(name, [column]).field(0).type
         if not pa.types.is_fixed_size_list(kind):
             raise QueryError(f"Column {column} of {name} does not hold vectors.", where=self.storage.uri)
-        ids = np.empty(self.count(name), np.int64)
+        rows = sum(self.open_part(part).metadata.num_rows for part in self.parts(name))
+        ids = np.empty(rows, np.int64)
         vectors = np.empty((len(ids), kind.list_size), np.float32)
         at = 0
         for batch in self.batches(name, [id_column, column]):
@@ -156,25 +157,30 @@ class Snapshot:
         return self._source
 
     def open_part(self, part: PartRecord) -> pq.ParquetFile:
-        """One checked file. ``SchemaMismatch`` where its columns are not the table's."""
+        """One checked file. ``SchemaMismatch`` where its columns are not the table's or it has other rows
+        than its record, ``Damaged`` where it is no Parquet file.
+        """
         source = pa.PythonFile(CheckedFile(self.storage, part, self.manifest.snapshot), mode="r")
-        file = pq.ParquetFile(source, metadata=self._footers.get(part.path), pre_buffer=True)
+        try:
+            file = pq.ParquetFile(source, metadata=self._footers.get(part.path), pre_buffer=True)
+        except (pa.ArrowException, OSError) as error:
+            raise damaged(self.storage, part.path, f"it is no Parquet file: {error}") from None
         if not file.schema_arrow.equals(self._table(part.table).schema):
             raise SchemaMismatch(f"Its columns are not those of {part.table}.", where=part.path)
+        if file.metadata.num_rows != part.rows:
+            what = f"It has {file.metadata.num_rows} rows; the manifest says {part.rows}."
+            raise SchemaMismatch(what, where=part.path)
         self._footers[part.path] = file.metadata
         return file
 
     def check_parts(self) -> None:
-        """Raise ``SchemaMismatch`` where a part has other rows than its record, or shares a key with another.
+        """Raise ``SchemaMismatch`` where a part has other rows than its record, or a key is in two parts.
 
         Reads footers, and the key columns of tables in several parts.
         """
         for name in self.tables:
             parts = self.parts(name)
-            counts = concurrently(lambda part: self.open_part(part).metadata.num_rows, parts)
-            for part, rows in zip(parts, counts, strict=True):
-                if rows != part.rows:
-                    raise SchemaMismatch(f"{rows} rows; its record says {part.rows}.", where=part.path)
+            concurrently(self.open_part, parts)
             if len(parts) > 1 and (twice := repeated_keys(self.table(name, self._table(name).key))):
                 raise SchemaMismatch(f"{twice} keys of {name} are in more than one part.", where=name)
 

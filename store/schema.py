@@ -1,4 +1,4 @@
-"""The tables: Arrow schemas, keys, sort order and the format version. The floor: imports pyarrow only.
+"""The tables: Arrow schemas, keys, sort order and the format version. The floor: imports nothing of ours.
 
 Shape letters: K channels, D embedding size, h*w map cells. Lists whose length is fixed by the models are
 FixedSizeList (bulk ones float16, small precious ones float32); lists whose length varies are List.
@@ -6,10 +6,13 @@ FixedSizeList (bulk ones float16, small precious ones float32); lists whose leng
 
 import hashlib
 from dataclasses import dataclass
+from typing import Annotated
 
 import pyarrow as pa
+from annotated_types import Interval
 
-FORMAT_VERSION = 3  # 2: the tables channel_texts, class_effects; 3: confidences
+FORMAT_VERSION = 3
+SINCE = {"channel_texts": 2, "class_effects": 2, "confidences": 3}  # the format that brought a table
 
 KINDS = ("object", "part", "colour", "texture", "material", "scene", "artefact", "other")
 SIDES = ("positive", "negative")
@@ -26,13 +29,16 @@ def stable_id(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
+Size = Annotated[int, Interval(ge=1, le=1 << 24)]
+
+
 @dataclass(frozen=True)
 class Dims:
     """Sizes that the models fix: K channels, D embedding size, ``cells`` = h*w of a stored map."""
 
-    channels: int
-    embedding: int
-    cells: int
+    channels: Size
+    embedding: Size
+    cells: Size
 
 
 @dataclass(frozen=True)

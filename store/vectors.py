@@ -33,6 +33,11 @@ def tier_for(rows: int) -> str:
     return next(tier for tier, most in TIERS.items() if most is None or rows <= most)
 
 
+def is_tier(name: str) -> bool:
+    """Whether there is such a tier."""
+    return name in TIERS
+
+
 class VectorIndex:
     """Search over (n, d) unit vectors by inner product, which is their cosine similarity."""
 
@@ -76,6 +81,19 @@ class VectorIndex:
     def dim(self) -> int:
         """d, the length of a vector."""
         return int(self._index.d)
+
+    @property
+    def kind(self) -> str:
+        """The tier that the content is of, by inner product; "other" for none of them."""
+        inner = faiss.downcast_index(self._index.index)
+        found = {
+            faiss.IndexFlatIP: "flat",
+            faiss.IndexFlat: "flat",
+            faiss.IndexScalarQuantizer: "sqfp16",
+            faiss.IndexHNSWSQ: "hnsw",
+            faiss.IndexRefine: "opq-ivf-pq",
+        }.get(type(inner), "other")
+        return found if inner.metric_type == faiss.METRIC_INNER_PRODUCT else "other"
 
     @property
     def ids(self) -> Ids:

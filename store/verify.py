@@ -4,6 +4,7 @@ Reads every byte once for its hash and streams every table once for its values; 
 vectors.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,16 +15,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from store.checked import LARGE, CheckedFile, check_file
+from store import form
+from store.checked import CheckedFile, check_file
 from store.errors import Damaged, StoreNotFound, TextcamError, first_line
-from store.index import INDEXED, load_index
-from store.manifest import FINGERPRINTS, PartRecord, read_manifest, was_pruned
+from store.index import INDEXED, Card, load_index, read_card, vector_batches
+from store.manifest import (
+    FINGERPRINTS,
+    LARGE,
+    IndexRecord,
+    PartRecord,
+    manifest_path,
+    read_manifest,
+    was_pruned,
+)
 from store.marks import damaged_marks
 from store.reader import Snapshot, as_matrix, repeated_keys
-from store.schema import tables
+from store.rows import MAY_BE_NONE, NO_ID, check_values, strictly_ascending
+from store.schema import stable_id, tables
 from store.storage import Storage, open_storage
-from store.vectors import VectorIndex
-from store.writer import MAY_BE_NONE, NO_ID, check_values, strictly_ascending
+from store.vectors import VectorIndex, recall_at_10, tier_for
 
 OPTIONAL = ("errors", "channel_texts", "class_effects", "confidences", "findings", "maps")
 UNIT = {
@@ -32,11 +42,13 @@ UNIT = {
     "channels": ("direction", "region_direction"),
     "groups": ("direction",),
 }
+NAMED_BY = {"images": "uri", "texts": "text"}  # the column that an id is the hash of
 MAY_BE_ZERO = ("channels", "groups")  # a channel that never fires has no direction
 TOLERANCE = {
     pa.float16(): 2e-3,
     pa.float32(): 1e-4,
 }  # of a norm; half floats round each number by up to 2^-11
+RECALL_TOLERANCE = 0.01  # other processors add up in another order, so that equals change places
 # column -> table whose first key column must hold each of its values
 REFERENCES: dict[str, dict[str, str]] = {
     "images": {"label": "classes", "prediction": "classes"},
@@ -64,7 +76,7 @@ SAME_LENGTH = {
 class Problem:
     """One thing that is wrong: ``where`` is the file or table, ``what`` a sentence.
 
-    ``kind`` is damaged, fingerprint, table, rows, key, value, norm, reference or index.
+    ``kind`` is damaged, manifest, table, form (of a file), key, value, norm, reference or index.
     """
 
     kind: str
@@ -86,6 +98,9 @@ def verify(uri: str | Path, snapshot: int | None = None) -> list[Problem]:
     except Damaged as error:
         return [Problem("damaged", error.where, error.what)]
     found = problems(Snapshot(storage, manifest))
+    path = manifest_path(manifest.snapshot)
+    if not was_pruned(storage, manifest.snapshot) and storage.read(path) != manifest.to_json():
+        found.insert(0, Problem("manifest", path, "it is not in the form in which manifests are written"))
     if found and was_pruned(storage, manifest.snapshot):
         raise StoreNotFound(
             f"Snapshot {manifest.snapshot} was pruned while it was being verified.",
@@ -97,17 +112,17 @@ def verify(uri: str | Path, snapshot: int | None = None) -> list[Problem]:
 
 def problems(snapshot: Snapshot) -> list[Problem]:
     """As ``verify``, for a snapshot in hand, committed or not."""
-    found = [*_fingerprints(snapshot), *_missing_tables(snapshot)]
+    found = [*_manifest(snapshot), *_missing_tables(snapshot)]
     sound = set()
     for name in snapshot.tables:
         of_table = list(_table_problems(snapshot, name))
         found += of_table
-        if all(one.kind in ("norm", "key") for one in of_table):
+        if all(one.kind in ("norm", "key", "form") for one in of_table):
             sound.add(name)
     found += _guarded("reference", "tables", partial(_references, snapshot, sound))
     for record in snapshot.manifest.indexes:
         if record.table in sound:
-            found += _guarded("index", record.path, partial(_index, snapshot, record.table))
+            found += _guarded("index", record.path, partial(_index, snapshot, record))
     found += [Problem("damaged", error.where, error.what) for error in damaged_marks(snapshot.storage)]
     return list(dict.fromkeys(found))
 
@@ -125,10 +140,18 @@ def _guarded(kind: str, where: str, check: Callable[[], Iterable[Problem]]) -> l
     return found
 
 
-def _fingerprints(snapshot: Snapshot) -> Iterator[Problem]:
+def _manifest(snapshot: Snapshot) -> Iterator[Problem]:
+    """Fingerprints are there, and the configuration names what the run was about."""
+    manifest = snapshot.manifest
     for name in FINGERPRINTS:
-        if not snapshot.manifest.fingerprints.get(name):
-            yield Problem("fingerprint", "manifest", f"no fingerprint of the {name}")
+        found = manifest.fingerprints.get(name, "")
+        if not re.fullmatch("[0-9a-f]+", found):
+            what = "is no hash in hexadecimal digits" if found else "is missing"
+            yield Problem("manifest", "fingerprints", f"that of the {name} {what}")
+    for section, key in (("images", "uri"), ("classifier", "model"), ("encoder", "model")):
+        settings = manifest.config.get(section)
+        if not isinstance(settings, dict) or not isinstance(settings.get(key), str):
+            yield Problem("manifest", "config", f"{section}.{key} is not there, or is no text")
 
 
 def _missing_tables(snapshot: Snapshot) -> Iterator[Problem]:
@@ -164,8 +187,11 @@ def _part(snapshot: Snapshot, part: PartRecord) -> Iterator[Problem]:
     """Rows, key order, values and norms of one file whose hash holds."""
     table = tables(snapshot.dims)[part.table]
     file = snapshot.open_part(part)
-    if file.metadata.num_rows != part.rows:
-        yield Problem("rows", part.path, f"{file.metadata.num_rows} rows; the manifest says {part.rows}")
+    for what in form.faults(snapshot.storage, part, file):
+        yield Problem("form", part.path, what)
+    if snapshot.manifest.format_version > 1:  # early stores of format 1 were cut otherwise
+        for what in form.block_faults(part, file.metadata):
+            yield Problem("form", part.path, what)
     if not strictly_ascending(file.read(columns=list(table.key))):
         yield Problem(
             "key", part.path, f"rows are not sorted by {', '.join(table.key)}, or a key comes twice"
@@ -176,6 +202,7 @@ def _part(snapshot: Snapshot, part: PartRecord) -> Iterator[Problem]:
             check_values(table, column, rows.column(column.name), part.path)
         yield from _norms(batch, part)
         yield from _lengths(batch, part)
+        yield from _own_ids(batch, part)
 
 
 def _norms(batch: pa.RecordBatch, part: PartRecord) -> Iterator[Problem]:
@@ -192,6 +219,16 @@ def _norms(batch: pa.RecordBatch, part: PartRecord) -> Iterator[Problem]:
                 f"{wrong.sum()} vectors of {column} are not unit vectors; id {row_id} has {norms[first]:.5f}"
             )
             yield Problem("norm", part.path, what)
+
+
+def _own_ids(batch: pa.RecordBatch, part: PartRecord) -> Iterator[Problem]:
+    """An image's id is that of its URI, a text's that of the text."""
+    if part.table in NAMED_BY:
+        names, ids = batch.column(NAMED_BY[part.table]).to_pylist(), batch.column(0).to_pylist()
+        for name, found in zip(names, ids, strict=True):
+            if stable_id(name) != found:
+                yield Problem("value", part.path, f"id {found} is not the one of {name!r}")
+                return
 
 
 def _lengths(batch: pa.RecordBatch, part: PartRecord) -> Iterator[Problem]:
@@ -282,16 +319,37 @@ def _subjects(snapshot: Snapshot, known: dict[str, NDArray[np.int64]]) -> Iterat
                 yield Problem("reference", "confidences", f"a {subject} is not in {target}")
 
 
-def _index(snapshot: Snapshot, table: str) -> Iterator[Problem]:
-    """The index has exactly the table's ids, and under each sampled id that row's own vector."""
-    index = load_index(snapshot, table)
-    where = snapshot.manifest.index_of(table).path  # type: ignore[union-attr]
+def _index(snapshot: Snapshot, record: IndexRecord) -> Iterator[Problem]:
+    """The index is as its card and its name say, has exactly the table's ids, and under each sampled id that
+    row's own vector.
+    """
+    table = record.table
+    index, card = load_index(snapshot, table), read_card(snapshot.storage, record)
+    for what in _card_faults(snapshot, record, card, index):
+        yield Problem("index", record.path, what)
     if not np.array_equal(np.sort(index.ids), _ids(snapshot, table)):
-        yield Problem("index", where, "its ids are not the table's")
+        yield Problem("index", record.path, "its ids are not the table's")
         return
-    ids, vectors = _sample(snapshot, table)
-    if index.tier in ("flat", "sqfp16") and len(ids):
-        yield from _self_matches(index, ids, vectors, where)
+    found = [] if index.tier not in ("flat", "sqfp16") else [*_self_matches(snapshot, index, record)]
+    yield from found or _recall(snapshot, record, card, index)
+
+
+def _card_faults(snapshot: Snapshot, record: IndexRecord, card: Card, index: VectorIndex) -> Iterator[str]:
+    if not record.path.startswith(f"indexes/{record.table}-{card.built_from[:12]}-"):
+        yield "its name says that it was built from other content than its card"
+    fitting, settings = tier_for(card.rows), snapshot.manifest.config.get("index")
+    asked = settings.get("tier") if isinstance(settings, dict) and fitting != "flat" else None
+    if card.tier not in (fitting, asked):
+        yield f"its tier is {card.tier}; {card.rows} vectors are for {fitting}"
+    if index.kind != card.tier:
+        yield f"its card says {card.tier}, its content is {index.kind}"
+
+
+def _recall(snapshot: Snapshot, record: IndexRecord, card: Card, index: VectorIndex) -> Iterator[Problem]:
+    measured = recall_at_10(index, partial(vector_batches, snapshot, record.table))
+    if abs(measured - card.recall_at_10) > RECALL_TOLERANCE:
+        what = f"its card says recall {card.recall_at_10}, measured is {measured:.3f}"
+        yield Problem("index", record.path, what)
 
 
 def _sample(snapshot: Snapshot, table: str, rows: int = 64) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -309,13 +367,14 @@ def _sample(snapshot: Snapshot, table: str, rows: int = 64) -> tuple[NDArray[np.
     )
 
 
-def _self_matches(
-    index: VectorIndex, ids: NDArray[np.int64], vectors: NDArray[np.float32], where: str
-) -> Iterator[Problem]:
+def _self_matches(snapshot: Snapshot, index: VectorIndex, record: IndexRecord) -> Iterator[Problem]:
+    ids, vectors = _sample(snapshot, record.table)
+    if not len(ids):
+        return
     held = index.vectors(ids)
     wrong = np.abs(held - vectors).max(axis=1) > 2e-3
     if wrong.any():
         first = int(ids[np.flatnonzero(wrong)[0]])
         yield Problem(
-            "index", where, f"{wrong.sum()} of {len(ids)} ids hold another row's vector, as {first}"
+            "index", record.path, f"{wrong.sum()} of {len(ids)} ids hold another row's vector, as {first}"
         )

@@ -127,7 +127,7 @@ def test_a_killed_writer_can_be_run_again(tmp_path, name):
 
 def test_of_many_writers_one_wins(uncommitted):
     storage, manifest = uncommitted
-    offers = [replace(manifest, config={"writer": number}) for number in range(8)]
+    offers = [replace(manifest, config={**manifest.config, "writer": number}) for number in range(8)]
 
     def attempt(offer):
         try:
@@ -234,9 +234,10 @@ def test_a_part_named_twice_or_miscounted_stops_the_commit(uncommitted):
     with pytest.raises(SchemaMismatch, match="twice"):
         commit(storage, replace(manifest, parts=(*manifest.parts, manifest.parts[0])))
     wrong = replace(manifest.parts[0], rows=manifest.parts[0].rows + 1)
-    with pytest.raises(SchemaMismatch, match="its record says"):
+    with pytest.raises(SchemaMismatch, match="the manifest says"):
         commit(storage, replace(manifest, parts=(wrong, *manifest.parts[1:])))
-    again = replace(manifest.indexes[0], path="indexes/b.faiss", card_path="indexes/b.json")
+    stem = f"indexes/channels-{'0' * 12}-{manifest.indexes[0].sha256[:12]}"
+    again = replace(manifest.indexes[0], path=f"{stem}.faiss", card_path=f"{stem}.json")
     with pytest.raises(SchemaMismatch, match="two indexes"):
         commit(
             storage,

@@ -1,12 +1,16 @@
 """The manifest: stable bytes, and no altered byte goes unseen."""
 
+import copy
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
-from store.errors import Damaged, FormatTooNew, StoreNotFound
+from store.documents import canonical, seal, unseal
+from store.errors import Damaged, FormatTooNew, SchemaMismatch, StoreNotFound
 from store.manifest import (
+    LARGE,
+    SMALL,
     Block,
     IndexRecord,
     Manifest,
@@ -17,13 +21,13 @@ from store.manifest import (
     sha256,
     snapshots,
 )
-from store.schema import Dims
+from store.schema import SINCE, Dims
 from store.storage import open_storage
 
-PART = PartRecord(
-    "parts/texts/ä-1.parquet", "texts", 13, 70, "ab" * 32, (Block(30, "cd" * 32), Block(40, "ef" * 32))
-)
-INDEX = IndexRecord("texts", "indexes/t.faiss", 5, "01" * 32, "indexes/t.json", "23" * 32)
+BLOCKS = (Block(30, "cd" * 32), Block(40, "ef" * 32))
+PART = PartRecord("parts/texts/ä-abababababab.parquet", "texts", 13, 70, "ab" * 32, BLOCKS)
+STEM = "indexes/texts-4545aeae4545-010101010101"
+INDEX = IndexRecord("texts", f"{STEM}.faiss", 5, "01" * 32, f"{STEM}.json", "23" * 32)
 MANIFEST = Manifest(
     snapshot=1,
     dims=Dims(7, 5, 6),
@@ -34,11 +38,28 @@ MANIFEST = Manifest(
 )
 
 
-def sealed(body):
-    """Bytes with a right hash over any content, as a later version would write them."""
-    text = json.dumps(body, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
-    whole = {**body, "sha256": sha256(text.encode())}
-    return (json.dumps(whole, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
+def plain(manifest=MANIFEST):
+    """The manifest as plain JSON, without its hash."""
+    body = json.loads(manifest.to_json())
+    del body["sha256"]
+    return body
+
+
+def put_in(body, place, value):
+    """The document with ``value`` at ``place``, a path of keys; REMOVED takes the key away."""
+    body = copy.deepcopy(body)
+    *way, last = place
+    inner = body
+    for key in way:
+        inner = inner[key]
+    if value is REMOVED:
+        del inner[last]
+    else:
+        inner[last] = value
+    return body
+
+
+REMOVED = object()
 
 
 def test_there_and_back():
@@ -70,30 +91,103 @@ def test_what_is_no_manifest_is_damaged(data):
 
 
 def test_a_later_version_says_so_even_with_keys_we_do_not_know():
-    with pytest.raises(FormatTooNew, match="format 4"):
-        Manifest.from_json(sealed({"format_version": 4, "novelty": []}))
+    for later in ({"format_version": 4, "novelty": []}, {"format_version": 10**20, "a": 1, "z": 2}):
+        with pytest.raises(FormatTooNew, match=f"format {later['format_version']}"):
+            Manifest.from_json(seal(later))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"format_version": 0},
-        {"format_version": "1"},
-        {"dims": {"channels": 7}},
-        {"novelty": 1},
-        {"parts": [{**PART.to_dict(), "path": "../../etc/passwd"}]},
-        {"parts": [{**PART.to_dict(), "table": "nonsense"}]},
-        {"parts": [{**PART.to_dict(), "bytes": 71}]},
-        {"parts": [{"path": "parts/a"}]},
-        {"indexes": [{**INDEX.to_dict(), "card_path": "/etc/passwd"}]},
-    ],
-)
-def test_a_rightly_hashed_but_wrong_manifest_is_damaged(change):
-    body = json.loads(MANIFEST.to_json())
-    del body["sha256"]
-    assert Manifest.from_json(sealed(body)) == MANIFEST
+WRONG = {
+    "no version": (("format_version",), REMOVED),
+    "version 0": (("format_version",), 0),
+    "version as text": (("format_version",), "1"),
+    "version true": (("format_version",), True),
+    "number as text": (("snapshot",), "x"),
+    "no number": (("snapshot",), None),
+    "number with a point": (("snapshot",), 1.0),
+    "number 0": (("snapshot",), 0),
+    "number of nine digits": (("snapshot",), 10**8),
+    "its own parent": (("parent",), 1),
+    "a parent of nowhere": (("parent",), 77),
+    "dims not complete": (("dims",), {"channels": 7}),
+    "no channels": (("dims", "channels"), 0),
+    "negative": (("dims", "embedding"), -5),
+    "huge": (("dims", "cells"), 10**12),
+    "fingerprints null": (("fingerprints",), None),
+    "fingerprint of a number": (("fingerprints", "encoder"), 1),
+    "config null": (("config",), None),
+    "config a list": (("config",), []),
+    "unknown key": (("novelty",), 1),
+    "parts null": (("parts",), None),
+    "part a text": (("parts", 0), "x"),
+    "part not complete": (("parts", 0), {"path": "parts/a"}),
+    "path out of the store": (("parts", 0, "path"), "../../etc/passwd"),
+    "path elsewhere in the store": (("parts", 0, "path"), "anything/else"),
+    "NUL in a path": (("parts", 0, "path"), "parts/texts/a\0b-abababababab.parquet"),
+    "another hash in the name": (("parts", 0, "path"), "parts/texts/ä-cccccccccccc.parquet"),
+    "another table in the path": (("parts", 0, "path"), "parts/images/ä-abababababab.parquet"),
+    "unknown table": (("parts", 0, "table"), "nonsense"),
+    "bytes as text": (("parts", 0, "bytes"), "70"),
+    "bytes 0": (("parts", 0, "bytes"), 0),
+    "bytes 10^15": (("parts", 0, "bytes"), 10**15),
+    "bytes of no blocks": (("parts", 0), {**PART.to_dict(), "bytes": SMALL + 1, "blocks": []}),
+    "bytes and blocks": (("parts", 0, "bytes"), 71),
+    "a block too large": (("parts", 0), {**PART.to_dict(), "bytes": LARGE + 1, "blocks": [[LARGE + 1, "a"]]}),
+    "an empty block": (("parts", 0, "blocks", 0), [0, "cd" * 32]),
+    "a block of three": (("parts", 0, "blocks", 0), [30, "cd" * 32, 1]),
+    "rows as text": (("parts", 0, "rows"), "13"),
+    "rows negative": (("parts", 0, "rows"), -5),
+    "rows 10^15": (("parts", 0, "rows"), 10**15),
+    "hash too short": (("parts", 0, "sha256"), "ab" * 31),
+    "a file twice": (("parts",), [PART.to_dict(), PART.to_dict()]),
+    "indexes of texts": (("indexes",), ["x"]),
+    "an index of nothing": (("indexes", 0, "table"), "nonsense"),
+    "an index of another table": (("indexes", 0, "table"), "groups"),
+    "card out of the store": (("indexes", 0, "card_path"), "/etc/passwd"),
+    "card elsewhere": (("indexes", 0, "card_path"), "indexes/other.json"),
+    "card's hash": (("indexes", 0, "card_sha256"), 5),
+    "two indexes of a table": (
+        ("indexes",),
+        [
+            asdict(INDEX),
+            asdict(INDEX)
+            | {one: asdict(INDEX)[one].replace("4545", "6767") for one in ("path", "card_path")},
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_rightly_hashed_but_wrong_manifest_is_damaged(case):
+    assert Manifest.from_json(seal(plain())) == MANIFEST
     with pytest.raises(Damaged):
-        Manifest.from_json(sealed({**body, **change}))
+        Manifest.from_json(seal(put_in(plain(), *WRONG[case])), where="here")
+
+
+def test_the_error_says_where_and_what():
+    with pytest.raises(Damaged, match=r"parts\.0\.rows: Input should be a valid integer") as caught:
+        Manifest.from_json(seal(put_in(plain(), ("parts", 0, "rows"), "13")), where="here")
+    assert caught.value.where == "here"
+
+
+def test_numbers_that_are_none_are_refused_when_written_and_when_read():
+    with pytest.raises(SchemaMismatch, match="JSON"):
+        replace(MANIFEST, config={"x": float("nan")}).to_json()
+    for written in (b"NaN", b"Infinity", b"1e999"):
+        body = canonical(plain()).replace(b"1.5", written)
+        digest = sha256(body)
+        data = body.replace(b'\n "snapshot"', f'\n "sha256": "{digest}",\n "snapshot"'.encode())
+        assert unseal(data, "", "", "") == body
+        with pytest.raises(Damaged, match="config"):
+            Manifest.from_json(data)
+
+
+def test_a_table_of_a_later_format_is_damage():
+    for table, version in SINCE.items():
+        path = f"parts/{table}/all-abababababab.parquet"
+        given = replace(MANIFEST, parts=(replace(PART, table=table, path=path),), indexes=())
+        assert Manifest.from_json(replace(given, format_version=version).to_json()).of(table)
+        with pytest.raises(Damaged, match=f"Format {version - 1} has no table {table}"):
+            Manifest.from_json(replace(given, format_version=version - 1).to_json())
 
 
 def test_snapshots_are_found_by_number(tmp_path):
@@ -122,9 +216,9 @@ def test_a_manifest_under_another_number_is_damaged(tmp_path):
 
 def test_paths_and_parts_of_a_table():
     assert MANIFEST.paths() == [
-        "indexes/t.faiss",
-        "indexes/t.json",
-        "parts/texts/ä-1.parquet",
+        f"{STEM}.faiss",
+        f"{STEM}.json",
+        "parts/texts/ä-abababababab.parquet",
         "snapshots/00000001.json",
     ]
     assert MANIFEST.of("texts") == [PART]

@@ -132,7 +132,9 @@ def test_fifty_races(tmp_path):
 
     for number in range(2, 52):
         offers = [
-            replace(manifest, snapshot=number, parent=number - 1, config={"writer": writer})
+            replace(
+                manifest, snapshot=number, parent=number - 1, config={**manifest.config, "writer": writer}
+            )
             for writer in (0, 1)
         ]
         with ThreadPoolExecutor(2) as pool:

@@ -67,7 +67,9 @@ def test_of_many_writers_one_wins(bucket):
 
     def attempt(number):
         try:
-            return commit(open_storage(storage.uri), replace(manifest, config={"writer": number}))
+            return commit(
+                open_storage(storage.uri), replace(manifest, config={**manifest.config, "writer": number})
+            )
         except SnapshotConflict:
             return None
 

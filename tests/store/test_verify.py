@@ -152,7 +152,7 @@ def test_manifest_wide_problems(sound):
     kept = tuple(one for one in sound.manifest.parts if one.table not in ("classes", "maps"))
     bare = replace(sound.manifest, parts=kept, fingerprints={**sound.manifest.fingerprints, "encoder": ""})
     found = problems(Snapshot(sound.storage, bare))
-    assert Problem("fingerprint", "manifest", "no fingerprint of the encoder") in found
+    assert Problem("manifest", "fingerprints", "that of the encoder is missing") in found
     assert Problem("table", "classes", "the snapshot does not have this table") in found
     assert not [one for one in found if "maps" in one.where]
 
@@ -197,7 +197,7 @@ def test_a_wrong_count_and_a_key_in_two_parts(sound):
     part = sound.parts("texts")[0]
     parts = tuple(replace(one, rows=12) if one == part else one for one in sound.manifest.parts)
     found = problems(Snapshot(sound.storage, replace(sound.manifest, parts=parts, indexes=())))
-    assert [(one.kind, one.what) for one in found] == [("rows", "13 rows; the manifest says 12")]
+    assert [(one.kind, one.what) for one in found] == [("value", "It has 13 rows; the manifest says 12.")]
     images = sound.parts("images")
     again = write_part(
         sound.storage, tables(sound.dims)["images"], sound.table("images").slice(0, 2), "again"

@@ -12,9 +12,10 @@ import store.storage
 import store.writer
 from store.checked import LARGE, SMALL, CheckedFile, cut_blocks
 from store.errors import SchemaMismatch
+from store.rows import check_rows, sort_rows, strictly_ascending
 from store.schema import Dims, tables
 from store.storage import open_storage
-from store.writer import ROW_GROUP_ROWS, check_rows, encode, sort_rows, strictly_ascending, write_part
+from store.writer import ROW_GROUP_ROWS, encode, write_part
 from tests.store.worlds import vectors
 
 TABLES = tables(Dims(7, 5, 6))
@@ -120,10 +121,10 @@ REFUSED = {
         rows_of("groups", group_id=[0], similarities=[[0.5, float("inf")]]),
         "similarities",
     ),
-    "negative id": (rows_of("embeddings", image_id=[-1]), "below 0"),
+    "negative id": (rows_of("embeddings", image_id=[-1]), "at least 0"),
     "negative id in list": (rows_of("groups", group_id=[0], text_ids=[[3, -1]]), "text_ids"),
-    "finding of no text": (rows_of("findings", finding_id=[1], text_id=[-1], verdict=["used"]), "below 0"),
-    "map of no group": (rows_of("maps", image_id=[1], group_id=[-2]), "below -1"),
+    "finding of no text": (rows_of("findings", finding_id=[1], text_id=[-1], verdict=["used"]), "at least 0"),
+    "map of no group": (rows_of("maps", image_id=[1], group_id=[-2]), "at least -1"),
     "unknown kind": (rows_of("texts", text_id=[1], kind=["thing"]), "object, part"),
     "unknown side": (rows_of("examples", channel=[1], side=["up"]), "positive, negative"),
     "unknown verdict": (rows_of("findings", finding_id=[1], verdict=["maybe"]), "used, association"),
