@@ -1,14 +1,16 @@
 """The proof: a sound store has no problems, and each kind of harm is named."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from store.documents import canonical
 from store.errors import StoreNotFound
-from store.index import INDEXED, index_table
-from store.manifest import sha256
+from store.index import INDEXED, index_table, write_index
+from store.manifest import built_from, sha256
 from store.reader import Snapshot
 from store.schema import TABLE_NAMES, tables
 from store.storage import open_storage
@@ -176,6 +178,81 @@ def test_parts_that_were_not_written_by_the_writer(sound):
     assert [one.kind for one in problems(forged(sound, "confidences", sure))] == ["value"]
     other = problems(forged(sound, "errors", pa.table({"uri": ["a"]})))
     assert [(one.kind, one.what) for one in other] == [("value", "Its columns are not those of errors.")]
+
+
+FORGED = {
+    "label": ("images", "label", -1),
+    "prediction": ("images", "prediction", -1),
+    "shard": ("images", "shard", -5),
+    "width": ("images", "width", -1),
+    "confidence": ("images", "confidence", 7.0),
+    "content hash": ("images", "content_hash", ""),
+    "example's rank": ("examples", "rank", -1),
+    "accuracy": ("classes", "accuracy", 1.01),
+    "kind": ("texts", "kind", "thing"),
+    "verdict": ("findings", "verdict", "maybe"),
+    "image's id": ("images", "uri", "circle/another.png"),
+    "text's id": ("texts", "text", "a circles"),
+}
+
+
+@pytest.mark.parametrize("case", FORGED)
+def test_each_wrong_value_in_a_forged_part_is_named(sound, case):
+    table, column, value = FORGED[case]
+    found = problems(forged(sound, table, set_value(column, 0, value)(sound.table(table)), table))
+    assert {one.kind for one in found} == {"value"}
+    assert any(column in one.what + one.where or repr(value) in one.what for one in found), found
+
+
+def test_text_that_is_not_utf_8(sound):
+    rows = sound.table("errors")
+    wrong = rows.set_column(2, table_field("errors", 2), pa.array([b"caf\xe9"]).view(pa.string()))
+    found = problems(forged(sound, "errors", wrong))
+    assert [one.kind for one in found] == ["value"]
+    assert "column reason" in found[0].where
+
+
+def test_fingerprints_and_configuration_are_what_they_should_be(sound):
+    def kinds(**changes):
+        found = problems(Snapshot(sound.storage, replace(sound.manifest, **changes)))
+        assert {one.kind for one in found} == {"manifest"}
+        return [f"{one.where}: {one.what}" for one in found]
+
+    prints, config = sound.manifest.fingerprints, sound.manifest.config
+    wrong = {**prints, "plan": "not hexadecimal"}
+    assert kinds(fingerprints=wrong) == ["fingerprints: that of the plan is no hash in hexadecimal digits"]
+    gone = "config: encoder.model is not there, or is no text"
+    for other in ({"encoder": None}, {"encoder": ["model"]}, {"encoder": {"model": 5}}):
+        assert kinds(config={**config, **other}) == [gone]
+
+
+def test_an_index_is_what_its_name_and_its_card_say(sound):
+    record = sound.manifest.index_of("texts")
+    others = tuple(one for one in sound.manifest.indexes if one != record)
+
+    def found(other):
+        snapshot = Snapshot(sound.storage, replace(sound.manifest, indexes=(*others, other)))
+        return [(one.kind, one.what) for one in problems(snapshot)]
+
+    stem = record.path.replace(built_from(sound.parts("texts"))[:12], "0" * 12).removesuffix(".faiss")
+    for old, new in ((record.path, f"{stem}.faiss"), (record.card_path, f"{stem}.json")):
+        sound.storage.put(new, sound.storage.read(old))
+    renamed = replace(record, path=f"{stem}.faiss", card_path=f"{stem}.json")
+    assert found(renamed) == [("index", "its name says that it was built from other content than its card")]
+    half = write_index(sound.storage, "texts", sound.parts("texts"), *text_vectors(sound), tier="sqfp16")
+    assert found(half) == [("index", "its tier is sqfp16; 13 vectors are for flat")]
+    card = json.loads(sound.storage.read(half.card_path))
+    for change, what in (
+        ({"tier": "flat"}, "its card says flat, its content is sqfp16"),
+        ({"recall_at_10": 0.5}, "its card says recall 0.5, measured is 1.000"),
+    ):
+        data = canonical({**card, **change})
+        sound.storage.put(half.card_path, data)
+        assert ("index", what) in found(replace(half, card_sha256=sha256(data)))
+
+
+def text_vectors(snapshot):
+    return snapshot.matrix("texts", "embedding")
 
 
 def table_field(table, place):

@@ -101,6 +101,12 @@ def test_an_empty_part_is_a_part(tmp_path):
     assert pq.read_table(tmp_path / part.path).equals(empty)
 
 
+def image(**columns):
+    """One row of images with other values than these."""
+    right = {"image_id": [1], "uri": ["a"], "content_hash": ["ab"], "width": [1], "height": [1]}
+    return rows_of("images", **{**right, **columns})
+
+
 REFUSED = {
     "unsorted": (rows_of("embeddings", image_id=[2, 1]), "not sorted"),
     "twice": (rows_of("embeddings", image_id=[1, 1]), "not sorted"),
@@ -128,6 +134,19 @@ REFUSED = {
     "unknown kind": (rows_of("texts", text_id=[1], kind=["thing"]), "object, part"),
     "unknown side": (rows_of("examples", channel=[1], side=["up"]), "positive, negative"),
     "unknown verdict": (rows_of("findings", finding_id=[1], verdict=["maybe"]), "used, association"),
+    "negative label": (image(label=[-1]), "column label"),
+    "negative prediction": (image(prediction=[-1]), "column prediction"),
+    "negative shard": (image(shard=[-5]), "column shard"),
+    "no width": (image(width=[0]), "at least 1"),
+    "negative height": (image(height=[-1]), "column height"),
+    "sure above 1": (image(confidence=[7.0]), "from 7.0 to 7.0; allowed is 0.0 to 1.0"),
+    "no content": (image(content_hash=[""]), "column content_hash"),
+    "no uri": (image(uri=[""]), "column uri"),
+    "no text": (rows_of("texts", text_id=[1], text=[""]), "column text"),
+    "not UTF-8": (image(uri=pa.array([b"a\xff"]).view(pa.string())), "Not values of string"),
+    "negative count": (rows_of("class_texts", class_id=[0], n=[-1]), "column n"),
+    "more than all": (rows_of("classes", class_id=[0], accuracy=[1.5]), "column accuracy"),
+    "negative scale": (rows_of("maps", image_id=[1], scale=[-1]), "column scale"),
     "missing column": (
         rows_of("embeddings", image_id=[1]).drop_columns("embedding"),
         "Columns are image_id;",
@@ -154,6 +173,22 @@ def test_refused_rows_write_nothing(tmp_path, case):
         write_part(open_storage(tmp_path / "s"), table, rows, "a")
     assert words in str(caught.value)
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", ".tmp-a", "a\0b", "a\\b"])
+def test_a_part_is_not_called_just_anything(tmp_path, name):
+    with pytest.raises(SchemaMismatch, match="name"):
+        write_part(open_storage(tmp_path / "s"), TABLES["embeddings"], bulk(3), name)
+    assert not (tmp_path / "s").exists()
+
+
+def test_what_is_allowed_at_the_edges_is_written(tmp_path):
+    for rows, table in (
+        (image(label=[None], confidence=[0.0]), "images"),
+        (image(label=[0], prediction=[0], confidence=[1.0], shard=[0]), "images"),
+        (rows_of("maps", image_id=[1], group_id=[-1]), "maps"),
+    ):
+        assert write_part(open_storage(tmp_path), TABLES[table], rows, "a").rows == 1
 
 
 def test_missing_values_are_refused_where_the_schema_does_not_allow_them():
