@@ -206,7 +206,7 @@ def _shard_tables(world: TinyWorld, shard: int, rows: NDArray[np.int64]) -> dict
             "content_hash": [hashlib.sha256(world.contents[i].encode()).hexdigest() for i in rows],
             "width": [WIDTH] * len(rows),
             "height": [HEIGHT] * len(rows),
-            "label": world.labels[rows],
+            "label": [None if one < 0 else one for one in world.labels[rows].tolist()],
             "prediction": world.predictions[rows],
             "confidence": 1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1),
             "shard": [shard] * len(rows),
