@@ -86,10 +86,10 @@ class Maps:
 def map_shape(snapshot: Snapshot) -> tuple[int, int]:
     """(h, w) of a stored map: as the run recorded it, else square. Raises Damaged if it is not."""
     cells = snapshot.dims.cells
-    height, width = snapshot.manifest.config.get("map_size") or (isqrt(cells), isqrt(cells))
+    height, width = snapshot.manifest.settings().map_size or (isqrt(cells), isqrt(cells))
     if height * width != cells:
         raise Damaged(f"Maps have {cells} cells, not {height} x {width}.", where=snapshot.storage.uri)
-    return int(height), int(width)
+    return height, width
 
 
 def images_by_id(

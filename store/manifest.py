@@ -29,6 +29,7 @@ from store.documents import (
 from store.documents import sha256 as sha256
 from store.errors import Damaged, FormatTooNew, SchemaMismatch, StoreNotFound
 from store.schema import FORMAT_VERSION, SINCE, TABLE_NAMES, Dims
+from store.settings import Settings
 from store.storage import Storage, checked_path
 
 FOLDER = "snapshots/"
@@ -189,7 +190,12 @@ class Manifest:
         manifest = parse(Manifest, body, "The manifest", where)
         for what, path in manifest.faults():
             raise Damaged(what, where=f"{where}: {path}" if path else where)
+        manifest.settings(where)
         return manifest
+
+    def settings(self, where: str = "") -> Settings:
+        """What readers take from the configuration; ``Damaged`` where that is of other types."""
+        return parse(Settings, canonical(self.config), "The configuration in the manifest", where)
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """What the entries do not agree on, each with the path that it is about, if with one."""

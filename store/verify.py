@@ -4,6 +4,7 @@ Reads every byte once for its hash and streams every table once for its values; 
 vectors.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -98,9 +99,7 @@ def verify(uri: str | Path, snapshot: int | None = None) -> list[Problem]:
     except Damaged as error:
         return [Problem("damaged", error.where, error.what)]
     found = problems(Snapshot(storage, manifest))
-    path = manifest_path(manifest.snapshot)
-    if not was_pruned(storage, manifest.snapshot) and storage.read(path) != manifest.to_json():
-        found.insert(0, Problem("manifest", path, "it is not in the form in which manifests are written"))
+    found += _guarded("manifest", "manifest", partial(_written_form, storage, manifest))
     if found and was_pruned(storage, manifest.snapshot):
         raise StoreNotFound(
             f"Snapshot {manifest.snapshot} was pruned while it was being verified.",
@@ -112,7 +111,8 @@ def verify(uri: str | Path, snapshot: int | None = None) -> list[Problem]:
 
 def problems(snapshot: Snapshot) -> list[Problem]:
     """As ``verify``, for a snapshot in hand, committed or not."""
-    found = [*_manifest(snapshot), *_missing_tables(snapshot)]
+    found = _guarded("manifest", "config", partial(_manifest, snapshot))
+    found += _missing_tables(snapshot)
     sound = set()
     for name in snapshot.tables:
         of_table = list(_table_problems(snapshot, name))
@@ -140,24 +140,32 @@ def _guarded(kind: str, where: str, check: Callable[[], Iterable[Problem]]) -> l
     return found
 
 
+def _written_form(storage: Storage, manifest: Manifest) -> Iterator[Problem]:
+    path = manifest_path(manifest.snapshot)
+    if storage.read(path) != manifest.to_json():
+        yield Problem("manifest", path, "it is not in the form in which manifests are written")
+
+
 def _manifest(snapshot: Snapshot) -> Iterator[Problem]:
     """Fingerprints are there, and the configuration names what the run was about."""
     manifest = snapshot.manifest
     for name in FINGERPRINTS:
         found = manifest.fingerprints.get(name, "")
-        if not re.fullmatch("[0-9a-f]+", found):
+        if not re.fullmatch("(2-)?[0-9a-f]+", found):
             what = "is no hash in hexadecimal digits" if found else "is missing"
             yield Problem("manifest", "fingerprints", f"that of the {name} {what}")
+    settings, cells = manifest.settings(), manifest.dims.cells
     for section, key in (("images", "uri"), ("classifier", "model"), ("encoder", "model")):
-        settings = manifest.config.get(section)
-        if not isinstance(settings, dict) or not isinstance(settings.get(key), str):
-            yield Problem("manifest", "config", f"{section}.{key} is not there, or is no text")
+        if not getattr(getattr(settings, section), key, ""):
+            yield Problem("manifest", "config", f"{section}.{key} is missing")
+    if settings.map_size and math.prod(settings.map_size) != cells:
+        height, width = settings.map_size
+        yield Problem("manifest", "config", f"maps have {cells} cells, and not {height} x {width}")
 
 
 def _missing_tables(snapshot: Snapshot) -> Iterator[Problem]:
-    optional = (
-        {*OPTIONAL} if snapshot.manifest.config.get("activations", True) else {*OPTIONAL, "activations"}
-    )
+    without = snapshot.manifest.config.get("activations", True) is False
+    optional = {*OPTIONAL, "activations"} if without else {*OPTIONAL}
     for name in tables(snapshot.dims):
         if name not in optional and not snapshot.has(name):
             yield Problem("table", name, "the snapshot does not have this table")
@@ -337,8 +345,8 @@ def _index(snapshot: Snapshot, record: IndexRecord) -> Iterator[Problem]:
 def _card_faults(snapshot: Snapshot, record: IndexRecord, card: Card, index: VectorIndex) -> Iterator[str]:
     if not record.path.startswith(f"indexes/{record.table}-{card.built_from[:12]}-"):
         yield "its name says that it was built from other content than its card"
-    fitting, settings = tier_for(card.rows), snapshot.manifest.config.get("index")
-    asked = settings.get("tier") if isinstance(settings, dict) and fitting != "flat" else None
+    fitting, settings = tier_for(card.rows), snapshot.manifest.settings().index
+    asked = settings.tier if settings and fitting != "flat" else None
     if card.tier not in (fitting, asked):
         yield f"its tier is {card.tier}; {card.rows} vectors are for {fitting}"
     if index.kind != card.tier:

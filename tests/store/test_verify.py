@@ -221,9 +221,15 @@ def test_fingerprints_and_configuration_are_what_they_should_be(sound):
     prints, config = sound.manifest.fingerprints, sound.manifest.config
     wrong = {**prints, "plan": "not hexadecimal"}
     assert kinds(fingerprints=wrong) == ["fingerprints: that of the plan is no hash in hexadecimal digits"]
-    gone = "config: encoder.model is not there, or is no text"
-    for other in ({"encoder": None}, {"encoder": ["model"]}, {"encoder": {"model": 5}}):
-        assert kinds(config={**config, **other}) == [gone]
+    for other in ({"encoder": {}}, {"encoder": {"model": ""}}):
+        assert kinds(config={**config, **other}) == ["config: encoder.model is missing"]
+    gone = {key: value for key, value in config.items() if key != "images"}
+    assert kinds(config=gone) == ["config: images.uri is missing"]
+    assert kinds(config={**config, "map_size": [4, 2]}) == ["config: maps have 6 cells, and not 4 x 2"]
+    assert (
+        problems(Snapshot(sound.storage, replace(sound.manifest, config={**config, "map_size": [3, 2]})))
+        == []
+    )
 
 
 def test_an_index_is_what_its_name_and_its_card_say(sound):

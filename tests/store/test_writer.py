@@ -182,6 +182,15 @@ def test_a_part_is_not_called_just_anything(tmp_path, name):
     assert not (tmp_path / "s").exists()
 
 
+def test_uris_are_compared_byte_by_byte(tmp_path):
+    """Two ways to write an e with an accent are two names, and nothing is unescaped."""
+    names = ["caf%C3%A9", "cafe\u0301", "caf\u00e9"]  # ascending by their bytes
+    part = write_part(open_storage(tmp_path), TABLES["errors"], rows_of("errors", uri=names), "a")
+    assert pq.read_table(tmp_path / part.path)["uri"].to_pylist() == names
+    with pytest.raises(SchemaMismatch, match="not sorted"):
+        write_part(open_storage(tmp_path), TABLES["errors"], rows_of("errors", uri=names[::-1]), "b")
+
+
 def test_what_is_allowed_at_the_edges_is_written(tmp_path):
     for rows, table in (
         (image(label=[None], confidence=[0.0]), "images"),
