@@ -36,6 +36,8 @@ def block_faults(part: PartRecord, metadata: pq.FileMetaData) -> Iterator[str]:
 
 def _chunks(storage: Storage, part: PartRecord, metadata: pq.FileMetaData) -> Iterator[str]:
     for group in range(metadata.num_row_groups):
+        if metadata.row_group(group).num_rows == 0:
+            continue  # an empty part: no pages
         for column in range(metadata.num_columns):
             chunk = metadata.row_group(group).column(column)
             name = chunk.path_in_schema

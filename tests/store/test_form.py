@@ -13,7 +13,7 @@ from store.checked import cut_blocks
 from store.errors import Damaged
 from store.manifest import LARGE, Block, sha256
 from store.reader import Snapshot
-from store.schema import tables
+from store.schema import TABLE_NAMES, tables
 from store.verify import problems
 from store.writer import ROW_GROUP_ROWS, encode
 from tests.store.worlds import TinyWorld, tiny_store
@@ -80,6 +80,14 @@ def test_each_property_of_a_file_is_proven(sound, case):
     found = problems(with_file(sound, "errors", 17, written(rows, **settings)))
     assert {one.kind for one in found} == {"form"}
     assert words in [one.what for one in found]
+
+
+@pytest.mark.parametrize("table", TABLE_NAMES)
+def test_an_empty_part_of_any_table_is_of_the_right_form(sound, table):
+    data = encode(tables(sound.dims)[table].schema.empty_table())
+    assert [
+        one for one in problems(with_file(sound, table, 0, data)) if one.kind in ("form", "damaged")
+    ] == []
 
 
 def test_a_row_group_that_is_too_large(sound):
