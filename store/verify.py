@@ -24,6 +24,7 @@ from store.manifest import (
     FINGERPRINTS,
     LARGE,
     IndexRecord,
+    Manifest,
     PartRecord,
     manifest_path,
     read_manifest,

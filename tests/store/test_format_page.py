@@ -85,7 +85,7 @@ TESTED = {
         "store/test_flushing.py::test_all_that_a_snapshot_names_is_on_the_disk_before_it_is"
     ],
     "Of two writers": ["store/test_commit.py::test_the_loser_learns_what_to_do"],
-    "(In a bucket, a writer": ["store/test_s3_failures.py::test_a_commit_whose_answer_is_lost_is_a_commit"],
+    "(A writer that finds": ["store/test_s3_failures.py::test_a_commit_whose_answer_is_lost_is_a_commit"],
     "Before the put": [
         "store/test_commit.py::test_a_lost_or_shortened_part_stops_the_commit",
         "store/test_commit.py::test_a_key_in_two_parts_stops_the_commit",
@@ -99,13 +99,36 @@ TESTED = {
         "store/test_prune.py::test_the_newest_is_kept_and_the_others_go",
         "store/test_prune.py::test_what_only_an_old_snapshot_needed_goes_at_once",
     ],
-    "Files that no snapshot": [
-        "store/test_prune.py::test_unnamed_files_are_dropped_when_they_are_old",
+    "Files that no snapshot": ["store/test_prune.py::test_unnamed_files_are_dropped_when_they_are_old"],
+    "Cut short": ["store/test_prune.py::test_a_prune_that_dies_leaves_whole_snapshots"],
+    "A number below": ["store/test_commit.py::test_a_number_that_was_taken_and_pruned_is_not_free"],
+    "A run tries before": ["store/test_trial.py::test_a_place_that_overwrites_what_it_was_told_to_leave"],
+    "A reader of a dropped": [
+        "store/test_prune.py::test_a_reader_of_a_dropped_snapshot_gets_rows_or_a_named_error",
+        "store/test_prune.py::test_a_reader_of_a_dropped_index_hears_that_it_was_pruned",
+    ],
+    "Runs and prunes keep": [
         "store/test_prune.py::test_a_run_at_work_is_left_alone",
         "store/test_prune.py::test_no_run_begins_during_a_prune",
-        "store/test_prune.py::test_a_run_renews_its_sign",
     ],
-    "Cut short": ["store/test_prune.py::test_a_prune_that_dies_leaves_whole_snapshots"],
+    "Each puts its own sign": ["store/test_signs.py::test_who_is_refused_leaves_no_sign"],
+    "So of two that begin": ["store/test_interleavings.py::test_any_order"],
+    "A commit does this": ["store/test_commit.py::test_no_commit_during_a_prune"],
+    "Several prunes": ["store/test_prune.py::test_two_prunes_hold_runs_off_until_both_have_ended"],
+    "Everybody takes away": [
+        "store/test_prune.py::test_two_prunes_hold_runs_off_until_both_have_ended",
+        "store/test_signs.py::test_nobody_waits_for_a_killed_process",
+    ],
+    "A sign says host": [
+        "store/test_signs.py::test_a_sign_is_renewed_whatever_the_work_does",
+        "store/test_signs.py::test_a_sign_holds_for_an_hour_after_it_was_renewed",
+        "store/test_signs.py::test_age_is_told_by_the_storages_clock",
+        "store/test_signs.py::test_a_process_of_this_machine_that_has_ended_counts_no_longer",
+    ],
+    "`--even-beside-a-run`": [
+        "store/test_prune.py::test_a_prune_beside_a_run_takes_what_it_asks_for_and_never_the_sign",
+        "store/test_prune.py::test_no_prune_beside_a_commit_whatever_is_said",
+    ],
     "A **mark** is": [
         "store/test_wrong_documents.py::test_a_mark_that_is_wrong",
         "store/test_wrong_documents.py::test_a_mark_of_another_form_is_listed",
