@@ -161,8 +161,9 @@ def _image(world: Path, path: str) -> object:
 def test_one_format_for_both_is_one_word_and_the_same_work() -> None:
     both = RunSection(number_format={"classifier": "bfloat16", "encoder": "bfloat16"})
     assert both == RunSection(number_format="bfloat16")
-    assert both.shaping() == [64, "bfloat16"]
-    assert RunSection(number_format=MIXED, compile=True).shaping() == [64, MIXED, "compile"]
+    limits = [both.max_pixels, both.max_bytes]
+    assert both.shaping() == [64, "bfloat16", False, *limits]
+    assert RunSection(number_format=MIXED, compile=True).shaping() == [64, MIXED, True, *limits]
     assert RunSection(number_format=MIXED).format_of("classifier") == "bfloat16"
     assert RunSection(number_format={"encoder": "auto"}).format_of("classifier") == "float32"
 
