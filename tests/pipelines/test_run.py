@@ -1,10 +1,10 @@
 """Whole runs: the same tables whoever ran it and however it was cut; nothing lost, no early commit."""
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -166,30 +166,32 @@ def test_too_many_bad_images_commit_nothing_and_name_some(world: Path) -> None:
 
 # kills and races
 
-RUN = """
-import sys
-from pathlib import Path
-from pipelines.run import precompute
-from tests.pipelines import worlds
+children = multiprocessing.get_context("forkserver")  # each is a fork of one that has loaded torch
+children.set_forkserver_preload(["pipelines.run", "tests.pipelines.worlds", "tests.pipelines.models"])
 
-def told(progress):
-    if f"{progress.stage} {progress.done}" == sys.argv[3]:
-        print("there", flush=True)
-        sys.stdin.read()  # until it is killed
 
-precompute(worlds.cue_config(Path(sys.argv[1]), sys.argv[2], run={"shard_size": int(sys.argv[4])}), told)
-"""
+def run_until(folder: str, name: str, moment: str, there: Connection) -> None:
+    """A run that says when a moment has come, and then waits to be killed."""
+
+    def told(progress: Progress) -> None:
+        if f"{progress.stage} {progress.done}" == moment:
+            there.send(moment)
+            there.recv()
+
+    precompute(worlds.cue_config(Path(folder), name, run={"shard_size": worlds.CUE_SHARD}), told)
 
 
 @pytest.mark.parametrize("moment", ["extract 3", "examples 1", "explain 2", "audit 0", "proof 2", "commit 0"])
 def test_killed_and_run_again_ends_in_the_same_store(cues: Path, moment: str) -> None:
     name = moment.replace(" ", "-")
-    command = [sys.executable, "-c", RUN, str(cues), name, moment, str(worlds.CUE_SHARD)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
-        assert run.stdout is not None
-        assert run.stdout.readline() == "there\n"
-        os.kill(run.pid, signal.SIGKILL)
-    assert run.wait() == -signal.SIGKILL
+    here, there = children.Pipe()
+    run = children.Process(target=run_until, args=(str(cues), name, moment, there))
+    run.start()
+    there.close()
+    assert here.recv() == moment
+    run.kill()
+    run.join()
+    assert run.exitcode == -signal.SIGKILL
     with pytest.raises(StoreNotFound):
         Snapshot.open(cues / name)
     precompute(worlds.cue_config(cues, name, run={"shard_size": worlds.CUE_SHARD}))

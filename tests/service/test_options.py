@@ -110,6 +110,7 @@ ELSEWHERE = {
     "suppress": {"out"},
     "data": {"top"},
     "sql": {"file", "seconds", "memory"},
+    "prune": {"even_beside_a_run"},
     "doctor": {"out", "as_json"},
 }
 # pairs of which the first has nothing left to change, and rightly so
