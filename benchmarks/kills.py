@@ -1,10 +1,10 @@
 """Random kills of workers and drivers over runs of 2,000 images: is what is committed always the same?
 
-    python -m benchmarks.kills [--kills 100] [--minutes 9] [--folder FOLDER] [--images 2000]
+    python -m benchmarks.kills [--kills 100] [--minutes 9] [--folder FOLDER] [--images 2000] [--anew]
 
 Each run has a seed and is kept in the result file, so that a later call goes on with the next one until there
 are ``--kills`` that took work (see ``tests.pipelines.kills``). With ``--folder`` the pictures and the
-undisturbed store stay for the next call. ``--kills 0`` begins anew.
+undisturbed store stay for the next call. ``--anew`` forgets the runs of earlier calls.
 """
 
 import argparse
@@ -65,8 +65,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--anew", action="store_true")
     options = parser.parse_args()
-    begun, longest, runs = time.monotonic(), 0.0, so_far(options.kills == 0)
+    begun, longest, runs = time.monotonic(), 0.0, so_far(options.anew)
     with tempfile.TemporaryDirectory() as other:
         folder = options.folder or Path(other)
         if not (folder / "images").exists():
