@@ -78,7 +78,7 @@ def audit(folder: Path, images: int) -> dict[str, float]:
         means.update(labels, data.read(data.activations, "pooled"))
         shares.update(labels, words, np.ones(words.shape, np.float32))
     seconds["first"] = time.perf_counter() - started
-    presence = ConceptPresence(data.texts, data.kinds, sample=data.read(data.embeddings, "embedding"))
+    presence = ConceptPresence(data.texts, sample=data.read(data.embeddings, "embedding"))
     counts = ConceptCounts(C, T, labelled=True)
     flips = WhatIf(data.weights, data.bias, data.group_of, means.overall, data.pairs)
     started = time.perf_counter()

@@ -24,15 +24,15 @@ from store.writer import write_part
 from textcam.confidence import explanation_confidence, group_confidence
 from textcam.explain import explain, mean_baseline, word_directions
 from textcam.groups import group_by_text, group_channels, group_directions
-from textcam.names import Names, NamingSums, name_channels
-from textcam.naming import named_directions
+from textcam.names import SHRINKAGES, Names, NamingSums, name_channels
+from textcam.naming import foretelling_shrinkage, named_directions
 from textcam.presence import ConceptPresence
 from textcam.records import channel_text_rows, class_effect_rows, confidence_rows, make_rows
 from textcam.select import NO_TEXT, Selection, nearest_texts, similarity, smaller_of_both
 from textcam.texts import TextBank, embed_bank
 
 Array = NDArray[Any]
-METHOD = "surer of two names"  # part of every key: change it when the same settings give other words
+METHOD = "two questions by standing"  # part of every key: change it when the same settings give other words
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,9 @@ def describe_channels(
         sums = naming_sums(bench, records, bank, text_embeddings)
         names = name_channels(sums, text_embeddings)
         coefficients = names.coefficients
-        effects = effects if head is None else sums.all_presence().effects(head.weights)
+        if head is not None:
+            shrinkage = foretelling_shrinkage(sums.presence, SHRINKAGES)
+            effects = sums.all_presence().effects(head.weights, shrinkage)
     named = named_directions(coefficients, text_embeddings)
     directions = word_directions(fitted.whole, fitted.region, words.form, centre=words.centre, named=named)
     group_of = group(bench.config.groups, directions, names)
@@ -151,10 +153,10 @@ def naming_sums(
     bench: Bench, records: Sequence[ShardRecord], bank: TextBank, text_embeddings: Array
 ) -> NamingSums:
     """What channels do when texts are present, and where embeddings are then, from all stored images."""
-    presence = ConceptPresence(text_embeddings, bank.kinds, sample=sample_embeddings(bench, records))
+    presence = ConceptPresence(text_embeddings, sample=sample_embeddings(bench, records))
     sums = NamingSums(len(bank.texts), bench.dims.channels, bench.dims.embedding)
     for rows in stream_rows(bench, records, embeddings=True):
-        sums.update(rows.image_ids, presence(rows.embeddings), rows.pooled, rows.embeddings)
+        sums.update(rows.image_ids, presence.probability(rows.embeddings), rows.pooled, rows.embeddings)
     return sums
 
 

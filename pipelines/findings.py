@@ -111,7 +111,7 @@ def find(
     pairs = carrying_groups(
         class_id, text_index, contributions, shared["directions"], shared["group_of"], text_embeddings
     )
-    presence = ConceptPresence(text_embeddings, bank.kinds, sample=sample_embeddings(bench, records))
+    presence = ConceptPresence(text_embeddings, sample=sample_embeddings(bench, records))
     counts = ConceptCounts(len(names), len(bank.texts), labelled=labelled)
     flips = None
     if head is not None:

@@ -15,7 +15,7 @@ from pipelines.bench import Bench
 from pipelines.directions import gather_embeddings
 from pipelines.extract import ShardRecord
 from pipelines.shard_rows import read_rows
-from textcam.presence import NO_RIVALS, ConceptPresence
+from textcam.presence import ConceptPresence
 from textcam.trials import NO_TEXT, Stranger
 
 CLASS_IMAGES = 1024
@@ -96,7 +96,7 @@ def find_samples(
 ) -> list[Sample]:
     """For each pair of class and text (place in the bank) the images of its proof, up to ``count`` a side."""
     texts = np.array([text for _, text in pairs], np.int64)
-    presence = ConceptPresence(text_embeddings, kinds, sample=drawn.embeddings[drawn.general])
+    presence = ConceptPresence(text_embeddings, sample=drawn.embeddings[drawn.general])
     blocks = list(_blocks(drawn.embeddings))
     present = np.concatenate([presence(block)[:, texts] for block in blocks])  # (n, P)
     wide = np.asarray(text_embeddings, np.float64)[texts]
@@ -146,7 +146,7 @@ def rival_texts(embeddings: Floats, text_embeddings: Floats, kinds: Sequence[str
     """For images (m, D) the other text of the text's kind that each shows most, (m,); NO_TEXT where the kind
     has no other, or its texts do not exclude each other."""
     rivals = np.array([at for at, kind in enumerate(kinds) if kind == kinds[text] and at != text], np.int64)
-    if not len(rivals) or kinds[text] == NO_RIVALS:
+    if not len(rivals) or kinds[text] == "other":
         return np.full(len(embeddings), NO_TEXT)
     wide = np.asarray(text_embeddings, np.float64)[rivals]
     most: Ints = rivals[(np.asarray(embeddings, np.float64) @ wide.T).argmax(axis=1)]

@@ -10,7 +10,6 @@ other seeds of them (`python -m benchmarks.truth calibration`; docs/truth.md has
 confidence is calibrated for worlds like those; elsewhere take it as an order and a warning.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +17,12 @@ from numpy.typing import NDArray
 
 from textcam.arrays import Doubles, Floats, Ids
 from textcam.cam import membership
-from textcam.naming import PresenceMoments
-from textcam.select import NO_TEXT, Selection, similarity, standardise
+from textcam.select import NO_TEXT, Selection
 
 UNSURE = 0.5  # below it the first word is more likely wrong than right: no one word fits
-SURE = 0.7  # from here on nobody else is asked
-_MOST = 8.0  # chance sizes beyond which more do not make surer
+SAME = 0.4  # cosine of comparable texts from which on two mean nearly the same
+_MOST = 6.0  # spreads beyond which more do not make surer
+_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -40,58 +39,35 @@ class Curve:
         return made
 
 
-PRESENCE = Curve((0.52, 1.71), -1.98)
-RIDGE = Curve((0.52, 1.65), -0.75)
-GROUP = Curve((3.97, 1.65), -2.39)
-EXPLANATION = Curve((3.06, 3.51), -4.53)
-CLASS = Curve((4.27,), -1.65)
+NAME = Curve((0.52, 2.08, 0.23), -0.24)
+GROUP = Curve((5.12, 1.34), -2.62)
+EXPLANATION = Curve((2.62, 3.72), -3.99)
+CLASS = Curve((4.94,), -1.09)
 
 
-def presence_signs(
-    halves: Sequence[PresenceMoments], whole: PresenceMoments, coefficients: Floats, known: Doubles
-) -> Doubles:
-    """(K, 2) of channels that are named by ``coefficients`` (K, T) from the sums of all images, ``whole``.
+def name_signs(scores: Doubles, standing: Doubles, texts: Doubles, told: Doubles, known: Doubles) -> Doubles:
+    """(K, 3) of channels that are named by the first of their standardised ``scores`` (K, T).
 
-    First: the correlation of the channel with what the texts of the other half say of it, in chance sizes
-    and at most 8, times the part it is of ``known`` (K,), of what the embedding knows of the channel: where
-    the embedding knows more than the texts tell, the right words are not in the bank. Second: by how many
-    chance sizes, at most 8, the first text is ahead of the next in correlation with the channel (in
-    logarithms). 0 for channels without texts.
+    First: its ``standing`` (K,), how far the names that one half of the images gives stand out by the other
+    half, beyond the sqrt(2 ln T) that the highest of T would by chance. Second: by which part of its score it
+    is ahead of the best text that means something else, one whose comparable ``texts`` (T, D) has a cosine
+    below SAME with the first's. Third: what the first text alone tells of the channel, a correlation ``told``
+    (K,), as a part of what is ``known`` (K,) from whole embeddings of other images (in logarithms, from a
+    tenth up): if that is much more, the right word is not in the bank.
     """
-    with_channels = whole.correlations()[1]
-    first = np.where(coefficients.any(axis=1), coefficients.argmax(axis=1), NO_TEXT)
-    root = np.sqrt(whole.images)
-    held = np.zeros(len(first))
-    for fitted, judge in ((halves[0], halves[1]), (halves[1], halves[0])):
-        held += _told(fitted.coefficients(), *judge.correlations()) / 2
-    own = with_channels[np.maximum(first, 0), np.arange(len(first))]
-    rest = np.where(np.arange(len(with_channels))[:, None] == first, -np.inf, with_channels)
-    lead = own - rest.max(axis=0, initial=0.0)
-    part = np.clip(held / np.maximum(np.maximum(known, held), 1e-12), 0, 1)
-    signs = np.column_stack([np.clip(root * held, 0, _MOST) * part, np.log1p(np.clip(root * lead, 0, _MOST))])
-    made: Doubles = np.where(first[:, None] != NO_TEXT, signs, 0.0)
-    return made
-
-
-def _told(coefficients: Floats, between: Doubles, with_channels: Doubles) -> Doubles:
-    """Correlation (K,) of channels with what ``coefficients`` (K, T) say; 0 where they say nothing."""
-    wide = coefficients.astype(np.float64)
-    along = (wide * with_channels.T).sum(axis=1)
-    size = np.sqrt(np.maximum(((wide @ between) * wide).sum(axis=1), 0.0))
-    made: Doubles = np.divide(along, size, out=np.zeros(len(wide)), where=size > 0)
-    return made
-
-
-def ridge_signs(held: Doubles, directions: Floats, text_embeddings: Floats, images: int) -> Doubles:
-    """(K, 2) of channels that are named by the texts (T, D) nearest to their ``directions`` (K, D).
-
-    ``held`` (K,), the held-out correlation of directions fitted on half of the ``images``, in chance sizes
-    and at most 3; and how far the nearest text stands out of all, in standard deviations, beyond the
-    sqrt(2 ln T) that the highest of T would by chance.
-    """
-    near = standardise(similarity(directions, text_embeddings)).max(axis=1).astype(np.float64)
-    beyond = near - np.sqrt(2 * np.log(len(text_embeddings)))
-    return np.column_stack([np.clip(np.sqrt(images) * held, 0, 3), beyond])
+    count = scores.shape[1]
+    rows, first = np.arange(len(scores)), scores.argmax(axis=1)
+    beyond = standing - np.sqrt(2 * np.log(max(count, 2)))
+    best = np.maximum(scores[rows, first], 1e-12)
+    other = np.zeros(len(scores))
+    for start in range(0, len(scores), _BLOCK):
+        mine = slice(start, start + _BLOCK)
+        alike = texts[first[mine]] @ texts.T >= SAME
+        other[mine] = np.where(alike, -np.inf, scores[mine]).max(axis=1, initial=0.0)
+    part = np.clip(told / np.maximum(np.maximum(told, known), 1e-12), 0.1, 1)
+    return np.column_stack(
+        [np.clip(beyond, -_MOST, _MOST), np.clip(1 - other / best, 0, 1), np.log(10 * part)]
+    )
 
 
 def group_signs(of_channels: Floats, first: Ids, group_of: NDArray[np.integer], group_first: Ids) -> Doubles:

@@ -95,9 +95,8 @@ def has_labels(snapshot: Snapshot) -> bool:
 
 def concept_presence(snapshot: Snapshot) -> ConceptPresence:
     """Presence of the bank's texts, in the order of their ids, by the rule and the thresholds of the run."""
-    texts = snapshot.table("texts", ["embedding", "kind"])
-    embeddings = as_matrix(texts["embedding"].combine_chunks())
-    return ConceptPresence(embeddings, texts["kind"].to_pylist(), sample=_sample(snapshot))
+    embeddings = as_matrix(snapshot.table("texts", ["embedding"])["embedding"].combine_chunks())
+    return ConceptPresence(embeddings, sample=_sample(snapshot))
 
 
 def _sample(snapshot: Snapshot) -> Floats:

@@ -45,6 +45,7 @@ def algebraic(seeds: int) -> dict[str, Samples]:
     ways = {
         "ours": Choices(),
         "ours, presence alone": Choices(form="presence"),
+        "ours, patterns alone": Choices(form="pattern"),
         "ridge over all images": Choices(form="ridge"),
         "LDA (shrinkage 0.1)": Choices(form="whole"),
         "TextCAM, the paper's form": PAPER,

@@ -23,8 +23,8 @@ from textcam import confidence as stated
 from textcam.confidence import Curve
 
 LIKELY = ("rendered", "formulas")  # worlds of trained classifiers and whole banks
-FITTED = ("presence", "ridge", "group", "explanation", "class")
-"""What has a curve; a channel's confidence comes from the first two."""
+FITTED = ("name", "group", "explanation", "class")
+"""What has a curve; a channel's confidence is that of its name."""
 JUDGED = ("channel", "group", "explanation", "class")
 LIMITS = (0.0, 0.3, 0.5, 0.7, 0.9, 1.01)
 

@@ -82,7 +82,7 @@ def one_template(evidence: Evidence) -> Array:
 def calibrated(evidence: Evidence) -> Array:
     """What the images that show a text have and the others have not; a text that hardly any image shows
     keeps its own direction."""
-    present = ConceptPresence(evidence.texts, evidence.kinds, sample=evidence.embeddings)(evidence.embeddings)
+    present = ConceptPresence(evidence.texts, sample=evidence.embeddings)(evidence.embeddings)
     made = evidence.texts - evidence.texts.mean(0)
     for text in np.flatnonzero(np.minimum(present.sum(0), (~present).sum(0)) >= FEWEST):
         shown = present[:, text]
@@ -97,7 +97,7 @@ def _trivial(case: Case, fitted: Directions, asked: Array) -> Words:
 PAPER_READING = Reading(contrast=False, relative_sparsity=0.0)
 
 CONTEST: dict[str, Entrant] = {
-    "ours": replace(by_directions(DEFAULT), effects=lambda case, fitted: fitted.moments().effects(case.head)),
+    "ours": replace(by_directions(DEFAULT), effects=lambda case, fitted: fitted.effects(case.head)),
     "TextCAM, the paper's form": by_directions(PAPER, PAPER_READING),
     "mean difference": by_directions(Choices(form="whole", shrinkage=1.0, centre=False), PAPER_READING),
     **{name: by_scores(one) for name, one in rivals.RIVALS.items()},
@@ -111,6 +111,7 @@ ABLATION: dict[str, Entrant] = {
         f"form {form}": by_directions(Choices(form=form))
         for form in (
             "presence",
+            "pattern",
             "names",
             "both",
             "bisector",
@@ -133,8 +134,6 @@ ABLATION: dict[str, Entrant] = {
     "negatives at random": by_directions(Choices(negatives="random")),
     "activation: maximum": by_directions(Choices(pooling="max")),
     "not centred": by_directions(Choices(centre=False)),
-    **{f"presence sparsity {a}": by_directions(Choices(presence_sparsity=a)) for a in (0.0, 0.1, 0.4)},
-    **{f"presence shrinkage {a}": by_directions(Choices(presence_shrinkage=a)) for a in (0.01, 0.2, 1.0)},
     "weight only": by_directions(DEFAULT, Reading(contributions="weight")),
     "positive contributions": by_directions(DEFAULT, Reading(contributions="positive")),
     "no contrast": by_directions(DEFAULT, Reading(contrast=False)),

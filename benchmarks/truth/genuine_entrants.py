@@ -1,7 +1,7 @@
 """Who is judged on genuine vectors. All that is asked of the product is here: ``ours`` and ``presence``."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -32,24 +32,19 @@ def ours(fitted: Directions) -> Told:
     """The product."""
     names = fitted.names(OURS)
     scores = np.where(names.coefficients > 0, names.coefficients, -np.inf)
-    return Told(scores, fitted.moments().effects, fitted.for_words(OURS), names.confidence)
+    return Told(scores, fitted.effects, fitted.for_words(OURS), names.confidence)
 
 
 def presence(evidence: Evidence) -> tuple[Array, Array]:
     """What the product decides of images and texts (N, T), and the similarity that it decides by (N, T)."""
-    asked = ConceptPresence(evidence.texts, evidence.kinds, sample=evidence.embeddings)
-    return asked(evidence.embeddings), asked.relative_similarities(evidence.embeddings)
+    asked = ConceptPresence(evidence.texts, sample=evidence.embeddings)
+    return asked(evidence.embeddings), asked.similarities(evidence.embeddings)
 
 
 def plain_presence(evidence: Evidence) -> tuple[Array, Array]:
     """The same by a plain cut of the similarity that is centred on both sides."""
     similarity = standard_similarity(evidence)
     return similarity > PLAIN_CUT, similarity
-
-
-def all_other(evidence: Evidence) -> Evidence:
-    """Texts of no kind."""
-    return replace(evidence, kinds=("other",) * len(evidence.kinds))
 
 
 def centred(evidence: Evidence) -> tuple[Array, Array]:
@@ -112,7 +107,6 @@ def entrants(fitted: Directions) -> dict[str, Told]:
     evidence = fitted.evidence
     return {
         "ours": ours(fitted),
-        "ours, texts of no kind": ours(Directions(all_other(evidence))),
         "mean difference": _by_directions(evidence, mean_difference(evidence)),
         "ridge .1": _by_directions(evidence, ridge(evidence)),
         "correlation": _dense(evidence, correlation(evidence)),
@@ -125,6 +119,5 @@ def presences(evidence: Evidence) -> dict[str, tuple[Array, Array]]:
     """All ways to tell which images show which text: decided (N, T), and by which similarity (N, T)."""
     return {
         "ours": presence(evidence),
-        "ours, texts of no kind": presence(all_other(evidence)),
         "plain cut": plain_presence(evidence),
     }

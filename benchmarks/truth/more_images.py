@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks.truth import shortcuts
-from benchmarks.truth.cases import KINDS, TEXTS, classify, encoder, text_embeddings
+from benchmarks.truth.cases import TEXTS, classify, encoder, text_embeddings
 from benchmarks.truth.causes import causes_of
 from benchmarks.truth.contest import Samples
 from benchmarks.truth.evidence import Array
@@ -71,7 +71,7 @@ def _seen(module, pairs, confounded: bool, count: int, seed: int) -> tuple[Array
 
 def _effects(pooled: Array, embeddings: Array, classes: Array, head: Array) -> tuple[Array, Array]:
     """Effects (C, T) by regression over all images, and over those of each class alone."""
-    present = ConceptPresence(text_embeddings(), KINDS, sample=embeddings)(embeddings)
+    present = ConceptPresence(text_embeddings(), sample=embeddings).probability(embeddings)
 
     def regression(rows: Array) -> Array:
         moments = PresenceMoments(len(TEXTS), pooled.shape[1])

@@ -14,7 +14,8 @@ from textcam.accumulate import Moments, TopK
 from textcam.arrays import unit_rows
 from textcam.explain import word_directions
 from textcam.lda import Shrinkage, fit_directions_indexed, ridge_directions
-from textcam.names import Names, NamingSums, name_channels
+from textcam.names import SHRINKAGES, WAYS, Names, NamingSums, name_channels
+from textcam.naming import foretelling_shrinkage
 from textcam.presence import ConceptPresence
 from textcam.select import similarity, smaller_of_both
 
@@ -24,7 +25,7 @@ class Choices:
     """One way to fit directions and to read words off them. The defaults are those of a run.
 
     ``form``: named (texts whose presence goes with the channel, and regions; for words their coefficients),
-    names (the same without regions), presence (named, and ridge is not asked where presence is not sure),
+    names (the same without regions), presence and pattern (named by one of the two questions alone),
     whole, region, both (the bisector for directions, the smaller
     standardised score for words), bisector (for both), ridge (all images), ridge-cells (all cells),
     ridge+region. ``negatives``: the lowest, or random others. ``pooling``: how a map becomes the activation
@@ -38,12 +39,10 @@ class Choices:
     centre_texts: bool = False
     negatives: str = "lowest"
     pooling: str = "mean"
-    presence_shrinkage: float = naming.SHRINKAGE
-    presence_sparsity: float = naming.SPARSITY
 
 
 DEFAULT = Choices()
-NAMED = ("named", "names", "presence")
+NAMED = ("named", "names", *WAYS)
 PAPER = Choices(form="whole", centre=False)
 
 
@@ -109,15 +108,20 @@ class Directions:
 
         def make() -> NamingSums:
             evidence = self.evidence
-            present = ConceptPresence(evidence.texts, evidence.kinds, sample=evidence.embeddings)
+            present = ConceptPresence(evidence.texts, sample=evidence.embeddings)
             sizes = len(evidence.texts), evidence.pooled.shape[1], evidence.embeddings.shape[1]
             made = NamingSums(*sizes)
             ids = np.arange(len(evidence.pooled))
-            made.update(ids, present(evidence.embeddings), evidence.pooled, evidence.embeddings)
+            made.update(ids, present.probability(evidence.embeddings), evidence.pooled, evidence.embeddings)
             return made
 
         made: NamingSums = self._once("sums", make)
         return made
+
+    def effects(self, head: Array) -> Array:
+        """By how many logits (C, T) a class rises with a text, for a ``head`` (C, K)."""
+        amount = self._once("effects", lambda: foretelling_shrinkage(self.sums().presence, SHRINKAGES))
+        return self.moments().effects(head, amount)
 
     def moments(self) -> naming.PresenceMoments:
         """What channels do when texts are present, over all images."""
@@ -126,11 +130,9 @@ class Directions:
 
     def names(self, choices: Choices) -> Names:
         """Texts of each channel and how sure they are."""
-        amounts = {"shrinkage": choices.presence_shrinkage, "sparsity": choices.presence_sparsity}
-        ridge = choices.form != "presence"
+        ways = (choices.form,) if choices.form in WAYS else WAYS
         made: Names = self._once(
-            ("names", ridge, *amounts.values()),
-            lambda: name_channels(self.sums(), self.evidence.texts, ridge=ridge, **amounts),
+            ("names", ways), lambda: name_channels(self.sums(), self.evidence.texts, ways=ways)
         )
         return made
 

@@ -26,7 +26,6 @@ from textcam import confidence as stated
 from textcam.arrays import unit_rows
 from textcam.explain import explanation_direction
 from textcam.groups import group_channels, group_directions
-from textcam.names import ridge_naming
 from textcam.select import nearest_texts, select_texts
 
 SPOILT = (  # images, noise of the encoder, part of the bank that is left
@@ -69,16 +68,11 @@ def told_by_formulas(seed: int) -> Iterator[Told]:
 
 
 def channels_told(seed: int, world: str, fitted: Directions, right) -> Iterator[Told]:
-    """What both ways to name channels say of themselves."""
-    names = fitted.names(replace(DEFAULT, form="presence"))
-    others, of_others, known = ridge_naming(fitted.sums(), fitted.evidence.texts)
-    signs = stated.presence_signs(fitted.sums().presence, fitted.moments(), names.coefficients, known)
-    first = first_texts(names.coefficients)
-    yield Told(seed, world, "presence", signs[first >= 0], right(first)[first >= 0])
-    first = first_texts(others)
-    yield Told(seed, world, "ridge", of_others[first >= 0], right(first)[first >= 0])
-    both = fitted.names(DEFAULT)
-    yield Told(seed, world, "channel", both.confidence[:, None], right(first_texts(both.coefficients)))
+    """What names say of themselves."""
+    names = fitted.names(DEFAULT)
+    first, correct = names.first, right(names.first)
+    yield Told(seed, world, "name", names.signs[first >= 0], correct[first >= 0])
+    yield Told(seed, world, "channel", names.confidence[:, None], correct)
 
 
 def first_texts(coefficients: Array) -> Array:

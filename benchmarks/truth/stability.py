@@ -62,12 +62,12 @@ def _same(one: Array, other: Array) -> float:
 def _sharded(fitted: Directions) -> bool:
     """Whether shards, taken in and merged in any order, give the very same numbers."""
     evidence = fitted.evidence
-    present = ConceptPresence(evidence.texts, evidence.kinds, sample=evidence.embeddings)
+    present = ConceptPresence(evidence.texts, sample=evidence.embeddings)
     sizes = len(evidence.texts), evidence.pooled.shape[1], evidence.embeddings.shape[1]
     whole = NamingSums(*sizes)
     for rows in np.array_split(np.random.default_rng(0).permutation(len(evidence.pooled)), SHARDS):
         part, seen = NamingSums(*sizes), evidence.rows(rows)
-        part.update(rows, present(seen.embeddings), seen.pooled, seen.embeddings)
+        part.update(rows, present.probability(seen.embeddings), seen.pooled, seen.embeddings)
         whole.merge(part)
     one, other = name_channels(whole, evidence.texts), fitted.names(DEFAULT)
     return bool((one.coefficients == other.coefficients).all() and (one.confidence == other.confidence).all())

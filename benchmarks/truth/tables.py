@@ -31,7 +31,8 @@ DECIDING = [
 
 CHOICES = [
     ("default", "**default**"),
-    ("form presence", "names by presence alone, ridge never asked"),
+    ("form presence", "names by presence alone"),
+    ("form pattern", "names by patterns alone"),
     ("form ridge", "names by ridge alone"),
     ("form names", "directions without regions"),
     ("form both", "directions of whole image and region, texts nearest to both"),
@@ -39,9 +40,6 @@ CHOICES = [
     ("form region", "of the region alone"),
     ("form ridge-cells", "ridge over all cells"),
     ("not centred", "directions not centred"),
-    ("presence shrinkage 1.0", "presence one text at a time (shrinkage 1)"),
-    *[(f"presence shrinkage {one}", f"presence shrinkage {one} (.05)") for one in (0.01, 0.2)],
-    *[(f"presence sparsity {one}", f"price on texts {one} (.2)") for one in (0.0, 0.1, 0.4)],
     *[(f"shrinkage {one}", f"shrinkage {one} (.1)") for one in (0.02, 0.5, 1.0, "ledoit-wolf")],
     *[(f"M {one}", f"M {one} (100)") for one in (25, 50, 200)],
     ("negatives at random", "negatives at random"),

@@ -326,7 +326,7 @@ def world(*, biased, confounded, n=3001, seed=1):
 def audit(world_, labelled=True):
     label, embeddings, pooled, weights, directions, texts, group_of = world_
     bias, prediction = np.zeros(5), (pooled.astype(np.float64) @ weights.T).argmax(axis=1)
-    present = ConceptPresence(texts, KINDS_OF)(embeddings)
+    present = ConceptPresence(texts, sample=embeddings)(embeddings)
     contributions = pooled * weights[prediction]
     evidence = np.maximum(contributions @ directions @ texts.T, 0)  # texts at right angles: each for itself
     words = np.argsort(-evidence, axis=1)[:, :5]

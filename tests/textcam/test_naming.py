@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import nnls
 
 from store.errors import ConfigError
-from textcam.naming import FEWEST, PresenceMoments, named_directions
+from textcam.naming import FEWEST, PresenceMoments, foretelling_shrinkage, named_directions
 
 
 def world(n: int = 211, texts: int = 5, channels: int = 7) -> tuple[np.ndarray, np.ndarray]:
@@ -132,3 +132,39 @@ def test_effects_are_the_regression_of_the_logits() -> None:
     given = np.column_stack([present, np.ones(len(present))])
     wanted = np.linalg.lstsq(given, pooled @ head.T, rcond=None)[0][:5].T
     assert np.allclose(moments.effects(head, 1e-9), wanted, atol=1e-4)
+
+
+def test_the_shrinkage_that_foretells_best_by_the_slow_way() -> None:
+    present, pooled = world(97, 5, 3)
+    halves = tuple(PresenceMoments(5, 3) for _ in range(2))
+    parts = (slice(0, 50), slice(50, 97))
+    for half, rows in zip(halves, parts, strict=True):
+        half.update(present[rows], pooled[rows])
+    amounts = (0.02, 0.3, 0.9)
+
+    def foretold(amount: float) -> float:
+        total = 0.0
+        for fitted, judge in (parts, parts[::-1]):
+            b = slow_scores(present[fitted], pooled[fitted], amount)
+            seen = present[judge] / present[judge].std(axis=0)
+            total += np.mean(
+                [np.corrcoef(seen @ one, a)[0, 1] for one, a in zip(b, pooled[judge].T, strict=True)]
+            )
+        return total
+
+    assert foretelling_shrinkage(halves, amounts) == max(amounts, key=foretold)
+
+
+def test_probabilities_count_by_their_amount() -> None:
+    rng = np.random.default_rng(2)
+    steps = rng.integers(0, 257, size=(150, 4)) / 256
+    pooled = (np.rint(rng.random((150, 3)) * 2**15) / 2**15).astype(np.float32)
+    moments = PresenceMoments(4, 3)
+    moments.update(steps, pooled)
+    between, with_channels = moments.correlations()
+    assert np.allclose(between, np.corrcoef(steps.T), atol=1e-9)
+    both = np.corrcoef(np.hstack([steps, pooled]).T)
+    assert np.allclose(with_channels, both[:4, 4:], atol=1e-9)
+    assert np.allclose(moments.presence_spread, steps.std(axis=0), atol=1e-12)
+    with pytest.raises(ConfigError, match="Probabilities"):
+        moments.update(steps + 1, pooled)
