@@ -51,6 +51,9 @@ class ConceptPresence:
         self.texts = comparable_texts(text_embeddings)  # (T, D)
         self.mean = np.asarray(sample, np.float64).mean(axis=0)  # (D,)
         self.levels = fit_two_levels(self.similarities(sample))
+        self.cuts = self.levels.cut(
+            (STEPS / 2 + 0.5) / STEPS
+        )  # (T,), where a probability rounds to over half
 
     def similarities(self, image_embeddings: Floats) -> Doubles:
         """(B, T) cosines of images (B, D) and texts, both without what they share, in float64."""
@@ -66,7 +69,7 @@ class ConceptPresence:
 
     def __call__(self, image_embeddings: Floats) -> Bools:
         """(B, T): is the text present rather than not?"""
-        present: Bools = self.probability(image_embeddings) > 0.5
+        present: Bools = self.similarities(image_embeddings) > self.cuts
         return present
 
 

@@ -56,6 +56,20 @@ class TwoLevels:
         made: Doubles = 1 / (1 + np.exp(-np.clip(self.log_odds(values), -50, 50)))
         return np.where(self.share > 0, made, 0.0)
 
+    def cut(self, probability: float) -> Doubles:
+        """The values (T,) above which the high level is likelier than ``probability``; infinite where it
+        never is, minus infinity where it always is.
+        """
+        square, linear, constant = self._parabola()
+        constant = constant - np.log(probability / (1 - probability))
+        below = linear**2 - 4 * square * constant
+        # The root where the parabola rises, in the form that endures a square near 0.
+        rising = -2 * constant / np.maximum(linear + np.sqrt(np.maximum(below, 0)), 1e-300)
+        never = np.where(square < 0, np.inf, -np.inf)
+        cut = np.where(below > 0, rising, never)
+        made: Doubles = np.where(self.share > 0, cut, np.inf)
+        return made
+
     def _parabola(self) -> tuple[Doubles, Doubles, Doubles]:
         with np.errstate(divide="ignore"):
             odds = np.log(self.share) - np.log1p(-self.share)

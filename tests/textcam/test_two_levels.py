@@ -87,3 +87,20 @@ def test_a_column_that_does_not_vary_is_nowhere_high() -> None:
     assert not fit.probability(values)[:, 0].any()
     assert fit.share[1] > 0
     assert fit_two_levels(np.array([[2.0]])).share[0] == 0
+
+
+@pytest.mark.parametrize("spreads", [(1.0, 0.3), (0.3, 1.0), (0.5, 0.5), (0.5, 0.5 + 1e-12)])
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_above_the_cut_the_high_level_is_likelier(spreads: tuple[float, float], share: float) -> None:
+    fit = TwoLevels(*(np.array([one]) for one in (share, 0.0, spreads[0], 1.0, spreads[1])))
+    values = np.linspace(-5, 5, 20001)[:, None]
+    for probability in (0.2, 0.5, 0.9):
+        likelier = fit.probability(values)[:, 0] > probability
+        assert (likelier == (values[:, 0] > fit.cut(probability)[0])).mean() > 0.9999
+
+
+def test_cuts_that_are_nowhere() -> None:
+    columns = np.array([[0.2, 0.0], [0.0, 0.0], [1.0, 1.0], [0.01, 1.0], [0.1, 1.0]])
+    rare = TwoLevels(*columns)  # two levels that are almost one, and a column that does not vary
+    assert rare.cut(0.999)[0] == np.inf
+    assert rare.cut(0.5)[1] == np.inf
