@@ -177,6 +177,7 @@ def test_a_query_that_needs_too_much_memory_is_stopped(textcam: Run, store: Path
 
 
 BEGUN = """
+import signal
 import sys
 import store.sql
 from service.cli import entry
@@ -184,6 +185,7 @@ from service.cli import entry
 real = store.sql._reader
 store.sql._reader = lambda *arguments: (print("begun", flush=True), real(*arguments))[1]
 sys.argv = ["textcam", *sys.argv[1:]]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs tests in the background ignores it
 entry()
 """
 
