@@ -9,8 +9,9 @@ Which is to be trusted depends on the encoder, the bank and the number of images
 should be shrunk. All of it is asked of the data in one way: the images are in two halves, and a good answer
 of one half *stands out* on the other. There, scores of a channel are standardised over texts; how far the
 text that is first by one half stands above the rest by the other is the answer's *standing*. Of each question
-the lightest shrinkage that stands nearly as high as any is taken (heavy shrinkage credits what merely comes
-along), and the two are added up with the square of the standing for a weight.
+the shrinkage that stands highest is taken (of presence, the lightest that stands nearly as high: heavy
+shrinkage credits what merely comes along), and the two are added up with the square of the standing for a
+weight.
 
 On scenes that we drew, where presence is nearly sure, presence regression leads; on CLIP's own vectors of
 photographs, where texts are thousands, overlap, and are off by more than images differ, patterns do. (An
@@ -44,7 +45,7 @@ WORDS = 5  # texts of a channel, at most
 LEAST = 0.3  # of the first text's worth, for a further text
 WAYS = ("presence", "pattern")
 HEARD = 0.75  # of the standing of patterns
-NEARLY = 0.9  # of the highest standing
+NEARLY = 0.9  # of the highest standing, for a lighter shrinkage of presence
 
 Sums = TypeVar("Sums", PresenceMoments, Moments)
 
@@ -185,6 +186,7 @@ def ask(sums: NamingSums, text_embeddings: Floats, ways: Sequence[str] = WAYS) -
             sums.presence,
             sums.all_presence(),
             SHRINKAGES,
+            NEARLY,
         )
     if "pattern" in ways:
         made["pattern"] = _best(
@@ -193,6 +195,7 @@ def ask(sums: NamingSums, text_embeddings: Floats, ways: Sequence[str] = WAYS) -
             sums.embeddings,
             sums.all_embeddings(),
             SLACKS,
+            1.0,
         )
     return made
 
@@ -203,14 +206,15 @@ def _best(
     halves: tuple[Sums, Sums],
     whole: Sums,
     shrinkages: Sequence[float],
+    nearly: float,
 ) -> Answer:
-    """The answer with the lightest shrinkage that stands nearly as high as the best."""
+    """The answer with the lightest shrinkage that stands at least ``nearly`` times as high as the best."""
     found = [
         (standardised(score(halves[0], shrinkage)), standardised(score(halves[1], shrinkage)))
         for shrinkage in shrinkages
     ]
     standing = np.array([Answer(pair[0], pair, pair[0]).standing.mean() for pair in found])
-    chosen = int(np.argmax(standing >= NEARLY * standing.max()))
+    chosen = int(np.argmax(standing >= nearly * standing.max()))
     shrinkage = shrinkages[chosen]
     return Answer(standardised(score(whole, shrinkage)), found[chosen], amounts(whole, shrinkage))
 
